@@ -1,0 +1,178 @@
+# pyrunc: `make` prints the targets. Everything below is callable from any directory, with an empty environment, as root
+# on a machine that has nothing yet (what is missing is then installed from Debian's packages), or as any user on one
+# that has what it takes.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+HERE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+BUILD := $(HERE)/build
+VENV := $(BUILD)/venv
+PY := $(VENV)/bin/python
+LIB := $(BUILD)/lib/pyrunc
+PREFIX ?= /usr/local
+DESTDIR ?=
+export PATH := $(if $(PATH),$(PATH):)/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL := C.UTF-8
+export PYTHONDONTWRITEBYTECODE := 1
+unexport PYTHONPATH PYTHONHOME
+
+# -- what the machine must have -----------------------------------------------------------------------------------------
+
+DEPS_BUILD := gcc libc6-dev python3 python3-dev python3-venv
+DEPS_RUN := libseccomp2 busybox-static procps util-linux
+DEPS_TEST := $(DEPS_RUN) strace clang clang-format libclang-rt-14-dev uidmap libcap2-bin
+DEPS_BENCH := runc crun busybox-static
+
+# $(call need,PACKAGES): install what is missing of them as root; without root say what is missing. A machine without
+# dpkg is not asked: whatever is missing there shows by itself.
+define need
+command -v dpkg-query >/dev/null || exit 0; missing=; \
+for package in $(1); do \
+    case "$$(dpkg-query -W -f '$${Status}' $$package 2>/dev/null)" in *'ok installed') ;; *) missing="$$missing $$package" ;; esac; \
+done; \
+[ -n "$$missing" ] || exit 0; \
+if [ "$$(id -u)" != 0 ]; then echo "missing Debian packages:$$missing (run as root: apt-get install$$missing)" >&2; exit 1; fi; \
+echo "installing:$$missing"; export DEBIAN_FRONTEND=noninteractive; \
+apt-get install -qq -y --no-install-recommends $$missing >$(BUILD)/apt.log 2>&1 || \
+{ apt-get update -qq >>$(BUILD)/apt.log 2>&1 && apt-get install -qq -y --no-install-recommends $$missing >>$(BUILD)/apt.log 2>&1; } || \
+{ tail -n 20 $(BUILD)/apt.log >&2; echo "could not install:$$missing" >&2; exit 1; }
+endef
+
+# The system's own interpreter by its real path, never a version manager's wrapper, which would be started (and would
+# start others) at each command; PYTHON= names another.
+find-python = for candidate in $(PYTHON) /usr/bin/python3 /usr/bin/python3.1[1-9] /usr/local/bin/python3.1[1-9]; do \
+    "$$candidate" -IS -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+    "$$candidate" -I -c 'import ensurepip' 2>/dev/null || continue; \
+    python=$$(realpath "$$candidate"); break; done; \
+    [ -n "$${python-}" ] || { echo "no python3 >= 3.11 with its venv module here; name one with PYTHON=" >&2; exit 1; }
+
+# -- help ---------------------------------------------------------------------------------------------------------------
+
+.PHONY: help
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(HERE)/Makefile | expand -t 24
+
+# A stamp is as old as the moment before its recipe began: what is saved meanwhile is newer, and is built next time.
+
+# -- building -----------------------------------------------------------------------------------------------------------
+
+.PHONY: deps build wheel dist install clean
+deps: ## install the Debian packages that the other targets need (as root)
+	@mkdir -p $(BUILD)
+	@$(call need,make $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_BENCH))
+
+# Several makes may run at once in one tree; they take turns.
+build: ## build/bin/pyrunc, with the private virtual environment it needs
+	@mkdir -p $(BUILD)
+	@exec 9>$(BUILD)/.lock; flock 9; exec $(MAKE) -f $(HERE)/Makefile -C $(HERE) staged 9>&-
+
+KERNEL := $(wildcard $(HERE)/runtime/kernel/*.[ch] $(HERE)/runtime/kernel/build.py $(HERE)/runtime/ops.py)
+STAGED := $(shell find $(HERE)/runtime $(HERE)/shim $(HERE)/specs -name __pycache__ -prune -o \( -name '*.py' -o -name '*.json' \) -print 2>/dev/null | sort)
+LIST := $(BUILD)/.files
+# A file that went away leaves no newer one behind: the list of names is a prerequisite of its own.
+ifneq ($(file <$(LIST)),$(STAGED))
+.PHONY: $(LIST)
+endif
+
+.PHONY: staged
+staged: $(BUILD)/.staged
+	@:
+
+$(LIST):
+	@mkdir -p $(@D)
+	@$(file >$@.new,$(STAGED))mv $@.new $@
+
+$(VENV)/.installed: $(HERE)/constraints.txt
+	@$(call need,$(DEPS_BUILD) $(DEPS_RUN))
+	@$(find-python); [ -x $(PY) ] || "$$python" -m venv $(VENV)
+	@echo "installing the Python packages of constraints.txt into $(VENV)"
+	@$(PY) -I -m pip --disable-pip-version-check install -q --only-binary :all: -r $(HERE)/constraints.txt
+	@touch $@
+
+$(BUILD)/.kernel: $(KERNEL) $(VENV)/.installed
+	@touch $@.new
+	@[ ! -f $(HERE)/runtime/kernel/build.py ] || $(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel
+	@mv $@.new $@
+
+$(BUILD)/.staged: $(STAGED) $(LIST) $(HERE)/stage.py $(BUILD)/.kernel
+	@touch $@.new
+	@$(PY) -I $(HERE)/stage.py --lib $(LIB) --bin $(BUILD)/bin --kernel $(BUILD)/kernel --interpreter $(PY) \
+	    --site "$$($(PY) -I -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
+	@mv $@.new $@
+
+# The other packages are copied beside ours and not taken from the system: -S leaves the system's directories out, and
+# what the tests passed with is what runs.
+install: build ## install to $(DESTDIR)$(PREFIX): bin/pyrunc, lib/pyrunc
+	@$(PY) -I $(HERE)/stage.py --lib $(PREFIX)/lib/pyrunc --bin $(PREFIX)/bin --kernel $(BUILD)/kernel --interpreter $(PY) $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
+	@if [ -d $(BUILD)/man ]; then mkdir -p $(DESTDIR)$(PREFIX)/share/man/man8; cp $(BUILD)/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/; fi
+	@echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
+
+wheel: build ## dist/pyrunc-*.whl, with the compiled extension
+	@rm -rf $(BUILD)/wheel; mkdir -p $(HERE)/dist
+	@cd $(HERE) && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
+	@ls $(HERE)/dist/*.whl
+
+dist: ## dist/pyrunc-*.tar.gz, the source
+	@mkdir -p $(HERE)/dist
+	@version=$$(sed -n 's/^version = "\(.*\)"/\1/p' $(HERE)/pyproject.toml); \
+	git -C $(HERE) archive --format=tar.gz --prefix=pyrunc-$$version/ -o dist/pyrunc-$$version.tar.gz HEAD; \
+	ls $(HERE)/dist/pyrunc-$$version.tar.gz
+
+clean: ## remove what was built; the virtual environment stays (rm -rf build removes that too)
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name .lock -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf $(HERE)/dist
+
+# -- running ------------------------------------------------------------------------------------------------------------
+
+.PHONY: run test check check-root conformance bench fuzz specs
+run: build ## a container from a bundle made here, and what is isolated in it
+	@$(PY) $(HERE)/examples/tour.py
+
+# -- testing ------------------------------------------------------------------------------------------------------------
+
+PYTEST := cd $(HERE) && $(PY) -m pytest
+# Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
+WORKERS ?= 2
+
+test: ## everything: check, check-root, conformance, one after the other
+	@for target in check check-root conformance; do $(MAKE) -f $(HERE)/Makefile $$target; done
+	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml
+
+check: build ## format, types, unit, plans, house: no root, under a minute
+	@$(call need,$(DEPS_TEST))
+	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml
+	@cd $(HERE) && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/ruff check -q .
+	@cd $(HERE) && clang-format --dry-run -Werror $$(git ls-files -co --exclude-standard '*.c' '*.h')
+	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
+
+check-root: build ## kernel, cli, attacks (shim): what needs root
+	@$(call need,$(DEPS_TEST))
+	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
+	@mkdir -p $(BUILD)/tests
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
+
+conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
+	@$(call need,$(DEPS_RUN))
+	@[ "$$(id -u)" = 0 ] || { echo "conformance needs root" >&2; exit 1; }
+	@mkdir -p $(BUILD)/tests
+	@$(PY) $(HERE)/conformance/run.py $(if $(PEER),--runtime $(PEER) --compare-only)
+
+bench: build ## pyrunc against runc and crun; RUNS=30 BENCH_PEERS=name=path,...
+	@$(call need,$(DEPS_BENCH))
+	@$(PY) $(HERE)/tests/bench.py
+
+SECONDS ?= 60
+fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60
+	@$(call need,clang libclang-rt-14-dev)
+	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
+	@mkdir -p $(BUILD)/corpus
+	@$(BUILD)/kernel/planfuzz -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
+
+specs: build ## regenerate what is generated and committed; CI fails on a difference
+	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.ops
+	@[ -z "$${CI-}" ] || git -C $(HERE) diff --exit-code -- specs runtime/kernel

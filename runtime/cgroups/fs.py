@@ -1,0 +1,389 @@
+"""A container's cgroup through the cgroup file system: made, limited, joined, frozen, emptied and removed, v1 and v2.
+
+What is to be done comes from `steps`, and `run` does exactly that. A version is data here: v1 has a directory per
+hierarchy, v2 has one, and the differences are names of files.
+
+What lies below the container's cgroup may have been made and named by the container (delegation): it is walked by
+descriptor, bounded in depth and number, and nothing there is ever done but to read its processes, thaw and remove it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EROFS
+
+from runtime.cgroups import walk
+from runtime.errors import CgroupError, ConfigError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Step = tuple[str, str, str]
+
+FREEZE_S = 5.0
+DESTROY_S = 5.0
+_MAX_LIMIT = (1 << 63) - (1 << 16)  # what v1 reports for no limit is this, rounded to pages of at most 64 KiB
+
+#: where a process must be first: memory, so that what it allocates from now on is charged; then what can refuse it
+_JOIN_FIRST = ("memory", "pids", "cpuset", "cpu", "devices", "freezer")
+
+
+class Cgroup:
+    """The cgroup of one container: `paths` is a directory for each v1 controller, or a single one under "" on v2."""
+
+    __slots__ = ("version", "paths", "host", "is_foreign", "made", "created_parents", "warnings", "_limit")
+
+    def __init__(self, version: int, paths: dict[str, str], host: Any = None) -> None:
+        self.version = version
+        self.paths = paths
+        self.host = host
+        #: another container was found in it: not ours to remove
+        self.is_foreign = False
+        #: directories that `run` has made, and those above them that it had to make (runc leaves these behind, so do we)
+        self.made: list[str] = []
+        self.created_parents: list[str] = []
+        self.warnings: list[str] = []
+        self._limit = 0
+
+    # -- what it is --------------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """For a person: the path below the hierarchies' mounts."""
+        return self._place("devices") or next(iter(self.paths.values()), "no cgroup")
+
+    def state(self) -> dict[str, Any]:
+        """What `from_state` needs to find it again; JSON."""
+        return {"version": self.version, "paths": self.paths}
+
+    def _place(self, controller: str) -> str:
+        return self.paths.get("" if self.version == 2 else controller, "")
+
+    def _directories(self) -> list[str]:
+        return list(dict.fromkeys(self.paths.values()))  # cpu and cpuacct may be one hierarchy
+
+    def exists(self) -> bool:
+        """Whether it is there (runc asks the devices hierarchy alone)."""
+        return os.path.isdir(self._main())
+
+    def _main(self) -> str:
+        return self._place("devices") or next(iter(self.paths.values()))
+
+    # -- making it ---------------------------------------------------------------------------------------------------------
+
+    def steps(self, config: dict[str, Any]) -> list[Step]:
+        """Everything there is to do before a process joins, in order; `run` takes these very entries."""
+        from runtime.cgroups import making
+
+        self._limit, found = making.steps(self, config)
+        return found
+
+    def run(self, step: Step) -> None:
+        """Do one step; raise CgroupError or Unsupported with the kernel's words."""
+        kind, target, value = step
+        if kind == "write":
+            self._write(target, value)
+        elif kind == "mkdir":
+            self._mkdir(target)
+        else:
+            from runtime.cgroups import making
+
+            making.RUN[kind](self, target, value)
+
+    def _mkdir(self, path: str) -> None:
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            self._take_over(path)
+        except FileNotFoundError:
+            self._mkdir_parents(path)
+        except OSError as error:
+            raise failed(f"make cgroup {path}", error) from None
+        else:
+            self.made.append(path)
+
+    def _mkdir_parents(self, path: str) -> None:
+        missing = [path]
+        while True:
+            try:
+                os.mkdir(missing[-1], 0o755)
+            except FileNotFoundError:
+                missing.append(os.path.dirname(missing[-1]))
+                continue
+            except FileExistsError:
+                pass  # a neighbour was faster
+            except OSError as error:
+                raise failed(f"make cgroup {missing[-1]}", error) from None
+            else:
+                (self.made if len(missing) == 1 else self.created_parents).append(missing[-1])
+                if self.version == 1 and missing[-1] != path:
+                    walk.inherit_cpuset(missing[-1])  # of a parent: for the container's own there is a step
+            missing.pop()
+            if not missing:
+                return
+
+    def _take_over(self, path: str) -> None:
+        """Refuse a cgroup that another container is in, as runc does: limits and kills would be for both."""
+        if path == self._main():
+            found = walk.pids(path)
+            if found:
+                self.is_foreign = True
+                raise CgroupError(f"container's cgroup is not empty: {len(found)} process(es) found in {path}")
+        if path == self._place("freezer") and self.is_frozen():
+            self.is_foreign = True
+            raise CgroupError(f"container's cgroup unexpectedly frozen: {path}")
+
+    def _write(self, path: str, value: str) -> None:
+        try:
+            write(path, value)
+        except OSError as error:
+            raise self._why(path, value, error) from None
+
+    def _why(self, path: str, value: str, error: OSError) -> CgroupError | Unsupported:
+        folder, _, file = path.rpartition("/")
+        if error.errno == EBUSY and file == "memory.limit_in_bytes":
+            usage, peak = (walk.number(f"{folder}/memory.{name}_in_bytes") for name in ("usage", "max_usage"))
+            return CgroupError(f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})")
+        if error.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
+            return Unsupported(f'write "{value}" to {path}: this kernel or this cgroup has no {file}')
+        if error.errno == EOPNOTSUPP and self.version == 2:
+            kind = walk.text(f"{folder}/cgroup.type").strip()
+            return CgroupError(f'write "{value}" to {path}: the cgroup is "{kind}": a cgroup above holds processes itself')
+        return failed(f'write "{value}" to {path}', error)
+
+    # -- joining it --------------------------------------------------------------------------------------------------------
+
+    def join_steps(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> list[Step]:
+        """The writes that put a process in; `sub_cgroups` are exec's --cgroup values, [CONTROLLER[,CONTROLLER]:]PATH."""
+        return [("write", f"{path}/cgroup.procs", "$PID") for path in self._joined(sub_cgroups)]
+
+    def self_join_steps(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> list[Step]:
+        """The same for a process of one thread that puts itself in; empty where it cannot (cgroup v2).
+
+        On v1 this takes a hundredth of the time: for thread 0, the writer, `tasks` needs no lock against forks, and taking
+        that lock waits for an RCU grace period, about 15 ms (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
+        """
+        paths = self._joined(sub_cgroups)
+        # the unified hierarchy beside v1 has no file `tasks`
+        unified = self.paths.get("", "") if self.version == 1 else ""
+        if self.version == 2:
+            return []
+        return [
+            ("write", f"{path}/{'cgroup.procs' if unified and path.startswith(unified) else 'tasks'}", "0")
+            for path in paths
+        ]
+
+    def _joined(self, sub_cgroups: list[str] | tuple[str, ...]) -> list[str]:
+        paths = self.paths
+        if sub_cgroups:
+            from runtime.cgroups import making
+
+            paths = making.below(self, sub_cgroups)
+        order = sorted(paths, key=lambda name: _JOIN_FIRST.index(name) if name in _JOIN_FIRST else len(_JOIN_FIRST))
+        return list(dict.fromkeys(paths[name] for name in order))
+
+    def join(self, pid: int) -> None:
+        """Put a process in."""
+        for _, path, _ in self.join_steps():
+            self.join_one(path, pid)
+
+    def join_one(self, path: str, pid: int) -> None:
+        """Do one of the join steps for a process."""
+        for _ in range(5):
+            try:
+                write(path, str(pid))
+                return
+            except OSError as error:
+                # EINVAL: a process so new that the scheduler does not know it yet
+                if error.errno != EINVAL:
+                    raise self._why(path, str(pid), error) from None
+                why = error
+                time.sleep(0.03)
+        raise self._why(path, str(pid), why) from None
+
+    # -- who is in it ------------------------------------------------------------------------------------------------------
+
+    def pids(self) -> list[int]:
+        """Every process in it and below it, sorted."""
+        return walk.pids(self._main()) if self.paths else []
+
+    def is_empty(self) -> bool:
+        """Whether no process is in it or below it."""
+        return not self.pids()
+
+    def kill(self, signal: int) -> None:
+        """Send a signal to every process in it and below it; with SIGKILL none can get away by forking."""
+        main = self._main()
+        if walk.is_root(main, self.version):
+            raise CgroupError(f"{main} is the root of a hierarchy and no container's cgroup")
+        if signal == 9 and self.version == 2:
+            try:
+                write(f"{main}/cgroup.kill", "1")
+                return
+            except FileNotFoundError:
+                if not os.path.isdir(main):
+                    return
+            except OSError as error:
+                if error.errno == ENODEV:
+                    return
+        was_frozen = self.is_frozen()
+        try:
+            if not was_frozen:
+                # whoever is frozen can neither fork nor leave between being listed and being signalled
+                self.freeze()
+        except (CgroupError, Unsupported):
+            pass  # it can be killed nevertheless, if need be in several rounds by destroy()
+        try:
+            walk.signal(main, signal)
+        finally:
+            if not was_frozen or (signal == 9 and self.version == 1):
+                self.thaw()  # v1: SIGKILL waits for it
+
+    # -- pausing it --------------------------------------------------------------------------------------------------------
+
+    def freezer_file(self) -> str:
+        """The file that says whether it is frozen; empty if none does."""
+        path = self._place("freezer")
+        return path and f"{path}/{'freezer.state' if self.version == 1 else 'cgroup.freeze'}"
+
+    def is_frozen(self) -> bool:
+        """Whether it is frozen, or about to be."""
+        path = self.freezer_file()
+        return bool(path) and walk.text(path).strip() in ("FROZEN", "FREEZING", "1")
+
+    def freeze(self) -> None:
+        """Stop every process in it; raise CgroupError and leave it thawed if that cannot be done in time."""
+        path = self._freezer()
+        deadline = time.monotonic() + FREEZE_S
+        try:
+            (self._freeze_v1 if self.version == 1 else self._freeze_v2)(path, deadline)
+        except BaseException:
+            try:
+                self.thaw()  # half frozen is worse than either
+            except CgroupError:
+                pass
+            raise
+
+    def _freezer(self) -> str:
+        path = self.freezer_file()
+        if not path:
+            raise Unsupported("cannot toggle freezer: cgroups not configured for container")
+        return path
+
+    def _freeze_v1(self, path: str, deadline: float) -> None:
+        tries = 0
+        while True:
+            # FREEZING must be answered by writing again: the kernel does not go on by itself (freezer-subsystem.rst)
+            self._write(path, "FROZEN")
+            found = walk.text(path).strip()
+            if found == "FROZEN":
+                return
+            tries += 1
+            if time.monotonic() > deadline:
+                raise CgroupError(f"unable to freeze {path}: it is {found} after {FREEZE_S:g} s ({walk.stuck(self.pids())})")
+            if tries % 50 == 0:
+                # processes that keep appearing keep it from ever getting there: let them all go on for a moment
+                self._write(path, "THAWED")
+                time.sleep(0.01)
+            elif tries > 3:
+                time.sleep(0.0005)
+
+    def _freeze_v2(self, path: str, deadline: float) -> None:
+        self._write(path, "1")
+        if not walk.wait_for_event(os.path.dirname(path), "frozen 1", deadline):
+            raise CgroupError(f"unable to freeze {path}: not frozen after {FREEZE_S:g} s ({walk.stuck(self.pids())})")
+
+    def thaw(self) -> None:
+        """Let its processes go on."""
+        path = self._freezer()
+        try:
+            write(path, "THAWED" if self.version == 1 else "0")
+        except OSError as error:
+            if error.errno not in (ENOENT, ENODEV):
+                raise failed(f"thaw {path}", error) from None
+
+    # -- memory ------------------------------------------------------------------------------------------------------------
+
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel has killed for want of memory; 0 if nobody counts."""
+        path = self._place("memory")
+        return walk.value(f"{path}/{'memory.oom_control' if self.version == 1 else 'memory.events'}", "oom_kill") if path else 0
+
+    def memory_limit(self) -> int:
+        """Its limit in bytes, 0 for none."""
+        path = self._place("memory")
+        if self._limit > 0 or not path:
+            return max(self._limit, 0)
+        limit = walk.number(f"{path}/{'memory.limit_in_bytes' if self.version == 1 else 'memory.max'}")
+        return limit if 0 < limit < _MAX_LIMIT else 0
+
+    # -- the end of it -----------------------------------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        """Remove it, with every process that is still in it; what is not there is fine."""
+        # One rmdir each is all it takes for a container that has ended.
+        left = []
+        for path in dict.fromkeys(self.made) if self.is_foreign else self._directories():
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                # a read-only mount answers EROFS even for what is not there
+                if error.errno not in (EBUSY, EROFS) or os.path.isdir(path):
+                    left.append(path)
+        if left:
+            self._destroy_slowly(left)
+
+    def _destroy_slowly(self, left: list[str]) -> None:
+        deadline = time.monotonic() + DESTROY_S
+        pause = 0.001
+        while True:
+            for path in list(left):
+                if walk.is_root(path, self.version):
+                    raise CgroupError(f"{path} is the root of a hierarchy and no container's cgroup")
+                walk.signal(path, 9)
+                if path == self._place("freezer"):
+                    walk.thaw(path, self.version)  # v1: what the container froze itself does not die either
+                error = walk.remove(path)
+                if error is None:
+                    left.remove(path)
+                elif error.errno != EBUSY or time.monotonic() > deadline:
+                    raise failed(f"remove cgroup {path}", error, walk.stuck(walk.pids(path))) from None
+            if not left:
+                return
+            # a process that has been killed stays in its cgroup until it has let go of everything
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+
+# -- what the steps use ----------------------------------------------------------------------------------------------------
+
+
+def write(path: str, value: str) -> None:
+    """Write one value to one cgroup file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.write(fd, value.encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def failed(attempt: str, error: OSError, detail: str = "") -> CgroupError:
+    """What was attempted, and the kernel's words without their capital, by which callers know them."""
+    words = os.strerror(error.errno or 0)
+    text = f"{attempt}: {words[:1].lower()}{words[1:]}"
+    return CgroupError(f"{text} ({detail})" if detail else text, errno=error.errno or 0)
+
+
+def from_state(saved: dict[str, Any], host: Any) -> Cgroup:
+    """The cgroup that `state()` described."""
+    paths = saved.get("paths")
+    if saved.get("version") not in (1, 2) or type(paths) is not dict or not paths:
+        raise ConfigError("/cgroup", "is no cgroup of ours", source="state.json")
+    for path in paths.values():
+        # these directories are removed and the processes in them killed: nothing but plain absolute paths will do
+        if type(path) is not str or path.count("/") < 2 or path != os.path.normpath(path) or path[0] != "/":
+            raise ConfigError("/cgroup/paths", f"must be absolute and clean paths: {path!r}", source="state.json")
+    return Cgroup(saved["version"], paths, host)

@@ -1,0 +1,241 @@
+"""Every command and every option of the command line, as one table of tuples. Data only; imports nothing.
+
+`argv` (the fast reader), `app` (click: help, mistakes), `generate` (man pages, completions) and their tests read
+this table, so that a word which is not in here exists nowhere.
+
+    option      (names, kind, default, metavar, help)   names without dashes, the long one first; `pid-file` becomes
+                                                        the attribute `pid_file`
+    positional  (name, need, help)                      need: ONE, MAYBE (at most one) or PAYLOAD (all the rest,
+                                                        options included, belong to somebody else)
+    command     (summary, positionals, options, description)
+
+The names, defaults and meanings are runc's; what is crun's or ours says so in its help. A command's own option hides
+a global one of the same name (`spec --rootless`).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Option = tuple[tuple[str, ...], str, Any, str, str]
+    Positional = tuple[str, str, str]
+    Command = tuple[str, tuple[Positional, ...], tuple[Option, ...], str]
+
+# kinds of options
+FLAG = "flag"  # no value, or =true / =false as in Go
+TEXT = "text"  # one word, which may begin with a dash
+INT = "int"  # a decimal number, zero or more
+DURATION = "duration"  # Go's spelling, 1m30s; seconds as a float
+CHOICE = "choice"  # one of the words of the metavar, split at |
+LIST = "list"  # may be given more than once; every value is kept
+
+# how many words a positional takes
+ONE = "one"
+MAYBE = "maybe"
+PAYLOAD = "payload"
+
+GLOBAL: tuple[Option, ...] = (
+    (
+        ("root",),
+        TEXT,
+        "",
+        "DIR",
+        "directory of the containers' state; /run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc when rootless",
+    ),
+    (("log",), TEXT, "", "FILE", "append errors to this file, besides printing them"),
+    (("log-format",), CHOICE, "text", "text|json", "format of the log file"),
+    (
+        ("log-level",),
+        CHOICE,
+        "",
+        "debug|info|warning|error",
+        "least severe level that is logged (crun); warning, or for a json log error, when not given",
+    ),
+    (("debug",), FLAG, False, "", "log what is being done; same as --log-level debug"),
+    (("systemd-cgroup",), FLAG, False, "", "let systemd make the cgroups; cgroupsPath then reads slice:prefix:name"),
+    (
+        ("cgroup-manager",),
+        CHOICE,
+        "",
+        "cgroupfs|systemd|disabled",
+        "who makes the cgroups (crun); cgroupfs when not given",
+    ),
+    (("rootless",), CHOICE, "auto", "auto|true|false", "go on without cgroups that may not be made"),
+    (("version", "v"), FLAG, False, "", "print the version and exit"),
+    (("help", "h"), FLAG, False, "", "print help and exit"),
+)
+
+#: accepted by every command, listed apart because its handling is the same everywhere
+HELP: Option = (("help", "h"), FLAG, False, "", "print help and exit")
+
+_ID: Positional = ("id", ONE, "name of the container")
+_BUNDLE: Positional = ("bundle", MAYBE, "path of the bundle; the current directory when not given")
+
+_CONSOLE_SOCKET: Option = (
+    ("console-socket",),
+    TEXT,
+    "",
+    "PATH",
+    "AF_UNIX socket that is sent the master of the container's terminal",
+)
+_PIDFD_SOCKET: Option = (("pidfd-socket",), TEXT, "", "PATH", "AF_UNIX socket that is sent a pidfd of the process")
+_PID_FILE: Option = (("pid-file",), TEXT, "", "FILE", "write the process id to this file")
+_DETACH: Option = (("detach", "d"), FLAG, False, "", "do not wait for the process")
+_PRESERVE_FDS: Option = (
+    ("preserve-fds",),
+    INT,
+    0,
+    "N",
+    "pass N descriptors to the process, besides stdio and $LISTEN_FDS",
+)
+_FORMAT: Option = (("format", "f"), CHOICE, "table", "table|json", "form of the output")
+_BUNDLE_DIR: Option = (("bundle", "b"), TEXT, ".", "DIR", "path of the bundle")
+_NO_PIVOT: Option = (
+    ("no-pivot",),
+    FLAG,
+    False,
+    "",
+    "change root without pivot_root, for a root file system on a ramdisk",
+)
+_NO_NEW_KEYRING: Option = (("no-new-keyring",), FLAG, False, "", "keep the caller's session keyring")
+_CONFIG: Option = (("config", "f"), TEXT, "", "FILE", "read this file and not the bundle's config.json (crun)")
+
+_CREATE: tuple[Option, ...] = (
+    _CONSOLE_SOCKET,
+    _PIDFD_SOCKET,
+    _PID_FILE,
+    _NO_PIVOT,
+    _NO_NEW_KEYRING,
+    _PRESERVE_FDS,
+    _CONFIG,
+)
+
+COMMANDS: dict[str, Command] = {
+    "create": (
+        "create a container",
+        (_ID,),
+        (
+            _BUNDLE_DIR,
+            *_CREATE,
+            (("detach", "d"), FLAG, False, "", "accepted for callers that give it; create never waits"),
+        ),
+        "Set up everything that the bundle's config.json asks for, up to the point of running its process, which `start` does. "
+        "The id must not be in use under the same --root.",
+    ),
+    "start": (
+        "run the process of a created container",
+        (_ID,),
+        (),
+        "The container must be created and not yet started.",
+    ),
+    "state": (
+        "print the state of a container",
+        (_ID,),
+        (),
+        "The output is the JSON object of the runtime specification.",
+    ),
+    "kill": (
+        "send a signal to a container's init process",
+        (_ID, ("signal", MAYBE, "number or name of the signal, with or without SIG; TERM when not given")),
+        ((("all", "a"), FLAG, False, "", "send it to every process of the container"),),
+        "A container without a pid namespace of its own is signalled as a whole by KILL.",
+    ),
+    "delete": (
+        "delete a container that is created or stopped",
+        (_ID,),
+        ((("force", "f"), FLAG, False, "", "kill a running container first; an unknown id is no error"),),
+        "Remove the container's cgroup and state. With --force also what an interrupted create left behind.",
+    ),
+    "run": (
+        "create a container, start it and wait for it",
+        (_ID,),
+        (
+            _BUNDLE_DIR,
+            *_CREATE,
+            _DETACH,
+            (("keep",), FLAG, False, "", "do not delete the container when its process has ended"),
+            (("no-subreaper",), FLAG, False, "", "do not adopt orphaned processes of the container"),
+        ),
+        "The exit status is that of the container's process, or 128 and the number of the signal that killed it.",
+    ),
+    "exec": (
+        "run another process in a running container",
+        (_ID, ("args", PAYLOAD, "program and arguments; none with --process")),
+        (
+            (("process", "p"), TEXT, "", "FILE", "the process to run, as JSON: config.json's process object"),
+            _DETACH,
+            _PID_FILE,
+            _CONSOLE_SOCKET,
+            _PIDFD_SOCKET,
+            (("tty", "t"), FLAG, False, "", "give the process a terminal"),
+            (("cwd",), TEXT, "", "DIR", "working directory inside the container"),
+            (("user", "u"), TEXT, "", "UID[:GID]", "numeric user, and group, of the process"),
+            (("additional-gids", "g"), LIST, (), "GID", "additional numeric group"),
+            (("env", "e"), LIST, (), "NAME=VALUE", "environment variable"),
+            (("cap", "c"), LIST, (), "CAP", "capability to add to the bounding, effective and permitted sets"),
+            (("no-new-privs",), FLAG, False, "", "set no_new_privs"),
+            (("process-label",), TEXT, "", "LABEL", "SELinux label of the process"),
+            (("apparmor",), TEXT, "", "PROFILE", "AppArmor profile of the process"),
+            _PRESERVE_FDS,
+            (("cgroup",), LIST, (), "[CONTROLLER:]PATH", "existing cgroup below the container's to put the process in"),
+            (("ignore-paused",), FLAG, False, "", "allow a paused container; the process runs once it is resumed"),
+        ),
+        "Without --process the process is config.json's, with the given args and the options applied. The exit status is that of "
+        "the process; 255 when it could not be run.",
+    ),
+    "list": (
+        "list containers",
+        (),
+        (_FORMAT, (("quiet", "q"), FLAG, False, "", "print ids only")),
+        "The containers are those under --root. An entry that cannot be read is listed with status unknown.",
+    ),
+    "ps": (
+        "list the processes of a container",
+        (_ID, ("options", PAYLOAD, "options of ps; -ef when not given")),
+        (_FORMAT,),
+        "The table is what the host's ps prints, less the processes of others; json is an array of process ids of the host.",
+    ),
+    "pause": (
+        "suspend all processes of a container",
+        (_ID,),
+        (),
+        "The container's cgroup is frozen until it is resumed.",
+    ),
+    "resume": ("let a paused container run on", (_ID,), (), "The container's cgroup is thawed."),
+    "spec": (
+        "write a config.json to start from",
+        (),
+        (
+            _BUNDLE_DIR,
+            (("rootless",), FLAG, False, "", "write one that works without root"),
+        ),
+        "The file is written to the bundle directory, and never over one that is there.",
+    ),
+    "features": (
+        "print what this runtime can do",
+        (),
+        (),
+        "The output is the features document of the runtime specification, in JSON.",
+    ),
+    "validate": (
+        "check a bundle's config.json",
+        (_BUNDLE,),
+        (
+            (("json",), FLAG, False, "", "print an array of findings in JSON"),
+            (("strict",), FLAG, False, "", "properties that the specification does not know are errors too"),
+        ),
+        "Every error is listed with its place in the file, what was expected, and the clause of the specification. Nothing is run.",
+    ),
+    "plan": (
+        "print what create would do, and do none of it",
+        (_BUNDLE,),
+        (
+            *_CREATE,
+            (("id",), TEXT, "", "ID", "name of the container; the name of the bundle's directory when not given"),
+            (("json",), FLAG, False, "", "print an array of steps in JSON"),
+        ),
+        "The list is the very one that create would carry out: host steps, and the operations of the interpreter.",
+    ),
+}

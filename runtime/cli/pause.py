@@ -1,0 +1,15 @@
+"""`pause`: freeze all processes of a container."""
+
+from __future__ import annotations
+
+from runtime import lifecycle
+from runtime.cli import context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.cli.argv import Args
+
+
+def run(args: Args) -> int:
+    lifecycle.pause(context.of(args), args.id)
+    return 0

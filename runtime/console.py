@@ -1,0 +1,71 @@
+"""Terminals on the host's side: handing a pty's master to a console socket, and being the terminal of a foreground run.
+
+The master comes from init, which made the pair on the container's own devpts. A peer gets it in one message and is given
+no time to answer: containerd accepts only after `create` has returned.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import kernel
+from runtime.errors import KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: how long a full backlog or buffer of the peer may hold us up
+_TIMEOUT_MS = 5000
+
+
+def send(path: str, fd: int, name: bytes) -> None:
+    """Connect to the AF_UNIX stream socket at `path` and send it one descriptor with `name` as the data."""
+    try:
+        sock = kernel.connect(path, _TIMEOUT_MS)
+    except OSError as error:
+        raise KernelError(f"connect to {path}", error.errno or 0) from None
+    try:
+        kernel.send_fd(sock, name, fd, _TIMEOUT_MS)
+    except OSError as error:
+        raise KernelError(f"send a descriptor to {path}", error.errno or 0) from None
+    finally:
+        os.close(sock)
+
+
+class Terminal:
+    """Our own terminal made raw, and a pty master copied to and from it."""
+
+    def __init__(self, master: int) -> None:
+        self.master = master
+        self.saved: list[Any] | None = None
+        os.set_blocking(master, False)
+
+    def make_raw(self) -> None:
+        """Give the user's keys to the container unread, where standard input is a terminal."""
+        import termios
+        import tty
+
+        if os.isatty(0):
+            self.saved = termios.tcgetattr(0)
+            tty.setraw(0, termios.TCSANOW)
+        self.resize()
+
+    def restore(self) -> None:
+        """Put the user's terminal back as it was."""
+        import termios
+
+        if self.saved is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, self.saved)
+            self.saved = None
+
+    def resize(self) -> None:
+        """Give the pty the size of our own terminal, where we have one."""
+        import fcntl
+        import termios
+
+        for fd in (0, 1, 2):
+            if os.isatty(fd):
+                size = fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))
+                fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
+                return

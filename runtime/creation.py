@@ -1,0 +1,399 @@
+"""Making a container: from the bundle to an init that waits for `start`, or that has become the user's program.
+
+    Making      config in, plan out: everything up to here reads, and changes nothing
+    make()      reserve the id, launch init, make the cgroup while it unshares, answer it, save the state
+    run()       the same, then wait for the program's end and delete the container
+
+Undoing is in reverse: init is killed and collected, the cgroup removed, the state directory last.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runtime import bundle, cgroups, foreground, identity, lifecycle, planner, removal, seccomp, steps, store, wire
+from runtime.errors import CgroupError, ConfigError, Error, KernelError, StateError
+from runtime.host import Host
+from runtime.launch import Launch, words_for_status
+from runtime.plan import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.console import Terminal
+    from runtime.launch import Doer
+    from runtime.plan import Plan, Step
+    from runtime.store import Entry
+
+
+class Making:
+    """A container to be: its bundle, cgroup and plan, before anything has been done."""
+
+    def __init__(
+        self, ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, waits: bool, detached: bool
+    ) -> None:
+        store.check_id(id_)
+        self.ctx = ctx
+        self.id = id_
+        self.options = options
+        self.bundle = bundle.load(bundle_path or ".", getattr(options, "config", None) or "config.json")
+        self.config: dict[str, Any] = self.bundle.config
+        self.host = Host()
+        self.waits = waits
+        self.process: dict[str, Any] = self.config["process"]
+        self.linux: dict[str, Any] = self.config.get("linux") or {}
+        check_terminal(self.process, options, detached)
+        self.cgroup = cgroups.choose(self.config, id_, self.host, ctx.systemd_cgroup, ctx.cgroup_manager)
+        self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir)
+        self.plan = self._plan()
+
+    def _plan(self) -> Plan:
+        options = self.options
+        request = planner.Request()
+        request.id = self.id
+        request.bundle = self.bundle.path
+        request.config = self.config
+        request.process = self.process
+        request.host = self.host
+        request.rootfs = os.path.join(self.bundle.path, self.config["root"]["path"])
+        request.cgroup_steps = [(step, "") for step in self.cgroup.steps(self.config)]
+        request.join_steps = self.cgroup.join_steps()
+        request.cgroup_paths = self.cgroup.paths
+        request.seccomp = self.filter
+        request.listen_fds = listen_fds()
+        request.preserve = (getattr(options, "preserve_fds", 0) or 0) + request.listen_fds
+        request.no_pivot = bool(getattr(options, "no_pivot", False))
+        request.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
+        request.wait_for_start = self.waits
+        request.notify_dir = f"{self.ctx.root}/{self.id}/notify" if os.environ.get("NOTIFY_SOCKET") else ""
+        plan = planner.create(request)
+        own: list[tuple[Step, str]] = [
+            (("mkdir", "$STATE", "0700"), "remove"),
+            (("write", "$STATE/config.json", f"{len(self.bundle.raw)} bytes"), ""),
+        ]
+        if request.notify_dir:
+            own.append((("mkdir", "$STATE/notify", "0755"), ""))
+        if self.waits:
+            own += [(("mkfifo", "$STATE/exec.fifo", "0600"), ""), (("mkfifo", "$STATE/exec.status", "0600"), "")]
+        plan.host[:0] = own
+        plan.sections["ready"].append(("save", "$STATE/state.json", ""))
+        if self.filter is not None:
+            plan.warnings.extend(self.filter.warnings)
+        check(plan)
+        check_preserved(plan.preserve)
+        return plan
+
+
+def listen_fds() -> int:
+    """How many descriptors a service manager handed over with LISTEN_FDS, sd_listen_fds(3)."""
+    text = os.environ.get("LISTEN_FDS", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def check_preserved(count: int) -> None:
+    """Raise ConfigError unless the descriptors from 3 on that shall be preserved are there."""
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise ConfigError("", f"descriptor {fd} is not open", source="--preserve-fds") from None
+
+
+def check_terminal(process: dict[str, Any], options: Any, detached: bool) -> None:
+    """Raise ConfigError where a terminal is wanted and nobody would hold it, or the other way round (runc's words)."""
+    socket = getattr(options, "console_socket", None)
+    if process.get("terminal"):
+        if detached and not socket:
+            raise ConfigError(
+                "/process/terminal", "cannot allocate tty if runc will detach without setting console socket"
+            )
+    elif socket:
+        raise ConfigError("/process/terminal", "cannot use console socket if runc will not detach or allocate tty")
+
+
+class Made:
+    """A container that has been launched; until `hand_over` it is undone by `undo`."""
+
+    def __init__(self, making: Making, entry: Entry) -> None:
+        self.making = making
+        self.entry = entry
+        self.launch: Launch | None = None
+        self.pidfd = -1
+        self.start_time = 0
+        self.is_ready = False
+        self.has_run_hooks = False
+        self.terminal: Terminal | None = None
+        self.fds: dict[str, int] = {}
+        self.saved: dict[str, Any] = {
+            "version": store.VERSION,
+            "id": making.id,
+            "ociVersion": making.config["ociVersion"],
+            "bundle": making.bundle.path,
+            "rootfs": os.path.normpath(os.path.join(making.bundle.path, making.config["root"]["path"])),
+            "created": timestamp(),
+            "annotations": making.config.get("annotations") or {},
+            "boot_id": making.host.boot_id,
+            "cgroup": making.cgroup.state(),
+            "freezer": making.cgroup.freezer_file(),
+            "namespaces": [n["type"] for n in making.linux.get("namespaces") or ()],
+            "has_poststart": bool((making.config.get("hooks") or {}).get("poststart")),
+            "has_poststop": bool((making.config.get("hooks") or {}).get("poststop")),
+        }
+
+    # -- doing -----------------------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Carry the plan out: launch, host steps while init unshares, answers until it waits or has exec'd."""
+        making = self.making
+        # before the cgroup exists: what may have to be removed, should we be killed
+        self.entry.note({key: self.saved[key] for key in _NOTED})
+        cgroup_steps = []
+        for step, _ in making.plan.host:
+            if step[1].startswith("$STATE"):
+                self._own_step(step)
+            else:
+                cgroup_steps.append(step)
+        oom_kills = 0
+        inherited = [self.fds[name] for name in making.plan.inherited]
+        stdio = getattr(making.options, "stdio", None)
+        self.launch = Launch(making.plan, inherited, self._doers(), self._on_pid, stdio)
+        try:
+            for fd in self.fds.values():
+                os.close(fd)
+            self.fds.clear()
+            if not making.plan.ops or not any(op.name == "fork" for op in making.plan.ops):
+                self._on_pid(self.launch.pid)
+            for step in cgroup_steps:
+                making.cgroup.run(step)
+            oom_kills = making.cgroup.oom_kills()
+        except BaseException:
+            self.launch.hang_up()
+            raise
+        self.launch.serve()
+        for warning in (*making.plan.warnings, *self.launch.warnings):
+            making.ctx.warn(warning)
+        if not self.is_ready:
+            raise self._how_init_died(oom_kills)
+
+    def _own_step(self, step: Step) -> None:
+        kind, target, _ = step
+        name = target.partition("/")[2]
+        if kind == "mkdir" and name:
+            os.mkdir(name, 0o755, dir_fd=self.entry.fd)
+        elif kind == "write":
+            self.entry.write(name, self.making.bundle.raw)
+        elif kind == "mkfifo":
+            try:
+                os.mkfifo(name, 0o600, dir_fd=self.entry.fd)
+            except OSError as error:
+                raise StateError(f"make {self.entry.path}/{name}: {error.strerror}", errno=error.errno) from None
+            # opened for both directions, so that neither end waits for the other and no reader means: no init
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.fds[{"exec.fifo": "go", "exec.status": "status"}[name]] = os.open(name, flags, dir_fd=self.entry.fd)
+
+    def _on_pid(self, pid: int) -> None:
+        self.pidfd = os.pidfd_open(pid)
+        self.start_time = identity.start_time(pid)
+        self.entry.note({"pid": pid, "start_time": self.start_time})
+
+    def _doers(self) -> dict[str, Doer]:
+        return {
+            "write": self._write,
+            "newuidmap": self._id_map,
+            "newgidmap": self._id_map,
+            "idmap": self._user_ns,
+            "hook": self._hook,
+            "hook-state": self._hook_state,
+            "console": self._console,
+            "rlimit": self._rlimit,
+            "save": self._save,
+        }
+
+    def _write(self, step: Step, launch: Launch, given: int) -> int:
+        steps.write_for(step, launch.pid)
+        return -1
+
+    def _id_map(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import userns
+
+        userns.run_helper(step[0], launch.pid, step[2].split())
+        return -1
+
+    def _user_ns(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import userns
+
+        uid_map, _, gid_map = step[2].partition(";")
+        return userns.namespace_of(uid_map, gid_map)
+
+    def _hook(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import hooks
+
+        self.has_run_hooks = True
+        kind, _, index = step[1].partition("/")
+        hook = self.making.config["hooks"][kind][int(index)]
+        state = lifecycle.hook_state(self.saved, "creating", launch.pid)
+        hooks.run(f"{kind}[{index}]", hook, state, self.making.bundle.path)
+        return -1
+
+    def _hook_state(self, step: Step, launch: Launch, given: int) -> int:
+        fd = os.memfd_create("state", os.MFD_CLOEXEC)
+        os.write(fd, lifecycle.hook_state(self.saved, step[1] or "created", launch.pid))
+        return fd
+
+    def _console(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import console
+
+        if given < 0:
+            raise KernelError("get the terminal of init", 9)
+        socket = getattr(self.making.options, "console_socket", None)
+        if socket:
+            console.send(socket, given, b"/dev/ptmx")
+        else:
+            self.terminal = console.Terminal(os.dup(given))
+        return -1
+
+    def _rlimit(self, step: Step, launch: Launch, given: int) -> int:
+        steps.set_rlimit(step, launch.pid)
+        return -1
+
+    def _save(self, step: Step, launch: Launch, given: int) -> int:
+        """The last answer before init goes on: now the container exists for others."""
+        socket = getattr(self.making.options, "pidfd_socket", None)
+        if socket:
+            from runtime import console
+
+            console.send(socket, self.pidfd, b"pidfd")
+        self.saved["pid"] = launch.pid
+        self.saved["start_time"] = self.start_time
+        if self.making.waits:
+            self.saved["tail"] = wire.tail(self.making.plan)
+        self.entry.save(self.saved)
+        self.is_ready = True
+        return -1
+
+    def _how_init_died(self, oom_kills: int) -> Error:
+        """Init ended without a word: killed, by the memory limit as likely as not (interfaces of runc call that EOF)."""
+        launch = self.launch
+        assert launch is not None
+        try:
+            _, status = os.waitpid(launch.pid, 0)
+        except ChildProcessError:
+            status = 0
+        launch.status = status
+        limit = self.making.cgroup.memory_limit()
+        if self.making.cgroup.oom_kills() > oom_kills:
+            return CgroupError(f"init was killed by the memory limit of {steps.in_words(limit)}", code="oom")
+        return KernelError(f"init ended early with {words_for_status(status)}", 32)
+
+    # -- handing over, or undoing ----------------------------------------------------------------------------------
+
+    def write_pid_file(self) -> None:
+        """Write the pid of init, decimal and without a newline, renamed into place: callers poll for the file."""
+        path = getattr(self.making.options, "pid_file", None)
+        if path and self.launch is not None:
+            steps.write_pid_file(path, self.launch.pid)
+
+    def hand_over(self) -> None:
+        """The container stands by itself now; init goes to whoever reaps our children."""
+        try:
+            self.write_pid_file()
+        except Error:
+            self.undo()
+            raise
+        if self.launch is not None:
+            self.launch.hang_up()
+        self.close()
+
+    def close(self) -> None:
+        """Give up every descriptor; the lock goes with the directory's."""
+        for fd in (self.pidfd, *self.fds.values()):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = -1
+        self.fds.clear()
+        self.entry.close()
+
+    def undo(self) -> None:
+        """Leave nothing behind: process, cgroup, poststop hooks, directory."""
+        if self.launch is not None:
+            self.launch.destroy()
+        try:
+            self.making.cgroup.destroy()
+            if self.has_run_hooks and self.saved["has_poststop"]:
+                # a runtime that gives up after its first hooks goes on at the last step of the lifecycle
+                removal.poststop(self.making.ctx, self.entry, self.saved)
+        finally:
+            self.entry.remove()
+            self.close()
+
+
+_NOTED = ("id", "ociVersion", "bundle", "rootfs", "created", "annotations", "boot_id", "cgroup", "has_poststop")
+
+
+def make(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, waits: bool, detached: bool) -> Made:
+    """Make a container, or leave nothing behind and raise what went wrong."""
+    making = Making(ctx, id_, bundle_path, options, waits=waits, detached=detached)
+    made = Made(making, store.reserve(ctx.root, id_))
+    try:
+        made.go()
+    except BaseException:
+        made.undo()
+        raise
+    return made
+
+
+def run(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int:
+    """Make a container and run its program; attached, wait for its end, delete it and return its exit status."""
+    detached = bool(getattr(options, "detach", False))
+    if not detached:
+        foreground.prepare(not getattr(options, "no_subreaper", False))
+    made = make(ctx, id_, bundle_path, options, waits=False, detached=detached)
+    launch = made.launch
+    assert launch is not None
+    try:
+        launch.hang_up()
+        if made.saved["has_poststart"]:
+            lifecycle.poststart(made.entry, launch.pid)
+        made.write_pid_file()
+        code = _attend(made, launch, detached)
+        if detached:
+            made.close()
+            return 0
+        launch.status = 0
+    except BaseException:
+        made.undo()
+        raise
+    if getattr(options, "keep", False):
+        made.close()
+        return code
+    made.making.cgroup.destroy()
+    if made.saved["has_poststop"]:
+        removal.poststop(ctx, made.entry, made.saved)
+    made.entry.remove()
+    made.close()
+    return code
+
+
+def _attend(made: Made, launch: Launch, detached: bool) -> int:
+    """Wait for what the caller wants to wait for: the program's end, or at least its being ready."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return 0 if detached else foreground.wait(launch.pid, made.pidfd, made.terminal)
+    from runtime import notify
+
+    if detached:
+        notify.wait(made.entry, launch.pid, made.pidfd)
+        return 0
+    listener = notify.Notify(made.entry)
+    try:
+        return foreground.wait(launch.pid, made.pidfd, made.terminal, listener)
+    finally:
+        listener.close()
+
+
+def timestamp() -> str:
+    """Now, as RFC 3339 with nanoseconds."""
+    now = time.time_ns()
+    t = time.gmtime(now // 1_000_000_000)
+    return f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{now % 1_000_000_000:09}Z"

@@ -1,0 +1,146 @@
+"""Hooks that run outside the container: prestart, createRuntime, poststart, poststop.
+
+A hook is a program of the host. It gets exactly the environment that the configuration gives it, the container's state as
+JSON on standard input, and no descriptor but 0, 1 and 2; it runs in a session of its own, so that a timeout can end it
+with all its children (an ordinary wait would hang on a child that holds its output: runc does). The hooks that run inside
+the container are ops of the plan.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from runtime.errors import HookError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: how much of a hook's output an error quotes
+_OUTPUT = 4096
+
+
+def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, first: int = 0) -> None:
+    """Run hooks in order with `state` on standard input; HookError at the first that fails."""
+    for index, hook in enumerate(hooks, first):
+        run(f"{kind}[{index}]", hook, state, cwd)
+
+
+def run(name: str, hook: dict[str, Any], state: bytes, cwd: str) -> None:
+    """Run one hook to its end, for at most its timeout (seconds)."""
+    path = hook["path"]
+    env = dict(word.partition("=")[::2] for word in hook.get("env") or ())
+    timeout = hook.get("timeout")
+    stdin = _state_file(state)
+    try:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = _spawn(name, path, hook.get("args") or [path], env, cwd, stdin, write_fd)
+        finally:
+            os.close(write_fd)
+        try:
+            output, status = _watch(pid, read_fd, timeout)
+        finally:
+            os.close(read_fd)
+    finally:
+        os.close(stdin)
+    if status is None:
+        raise HookError(
+            f"{name} {path}: no end after {timeout} s, killed{_quote(output)}", code="hook-timeout", path=path
+        )
+    if status:
+        code = os.waitstatus_to_exitcode(status)
+        what = f"exit status {code}" if code >= 0 else f"signal {-code}"
+        raise HookError(f"{name} {path}: {what}{_quote(output)}", code="hook-failed", path=path)
+
+
+def _state_file(state: bytes) -> int:
+    # a file and no pipe: a hook that does not read cannot block us, and one that exits cannot kill us (SIGPIPE)
+    fd = os.memfd_create("state", os.MFD_CLOEXEC)
+    os.write(fd, state)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _spawn(name: str, path: str, args: list[str], env: dict[str, str], cwd: str, stdin: int, out: int) -> int:
+    before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        # posix_spawn has no working directory of its own; the specification wants the bundle
+        os.chdir(cwd)
+        return os.posix_spawn(
+            path,
+            args,
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, out, 2),
+            ],
+            setsid=True,
+            # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so across execve
+            setsigmask=(),
+            setsigdef=range(1, 32),
+        )
+    except OSError as error:
+        words = error.strerror or ""
+        raise HookError(
+            f"{name} {path}: {words[:1].lower()}{words[1:]}", code="hook-failed", errno=error.errno, path=path
+        ) from None
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _watch(pid: int, out: int, timeout: float | None) -> tuple[bytes, int | None]:
+    """(end of the output, wait status or None where the time was up). Waits for the process, not for its output's end."""
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(out, select.POLLIN)
+    os.set_blocking(out, False)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    tail = b""
+    status: int | None = None
+    try:
+        while True:
+            left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+            events = dict(poll.poll(left))
+            if out in events:
+                data = _drain(out)
+                tail = (tail + data)[-_OUTPUT:]
+                if not data:
+                    poll.unregister(out)
+            if pidfd in events:
+                status = os.waitpid(pid, 0)[1]
+                return (tail + _drain(out))[-_OUTPUT:], status
+            if deadline is not None and time.monotonic() >= deadline:
+                return tail, None
+    finally:
+        if status is None:
+            os.killpg(pid, 9)
+            os.waitpid(pid, 0)
+        elif deadline is not None and status:
+            _kill_session(pid)
+        os.close(pidfd)
+
+
+def _kill_session(pid: int) -> None:
+    # the hook has failed; what it left behind in its session goes with it
+    try:
+        os.killpg(pid, 9)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _drain(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""
+
+
+def _quote(output: bytes) -> str:
+    text = " ".join(output.decode("utf-8", "replace").split())
+    return f': "{text}"' if text else ""

@@ -1,0 +1,56 @@
+"""Which process is meant: a pid alone says nothing, since pids are given out again.
+
+A process is its pid, its start time and the boot that both belong to; once a pidfd is open and the start time still the
+same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot (field 22, proc_pid_stat(5)); 0 if it is gone or a zombie."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        text = os.read(fd, 4096)
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    # the name, in parentheses, is the process's own to choose and may hold anything, parentheses too
+    fields = text[text.rindex(b")") + 2 :].split(b" ")
+    return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
+
+
+def open_process(pid: int, started: int) -> int:
+    """A pidfd of the process that had this pid and start time, or -1 where it is gone.
+
+    The start time is read after the pidfd is open: from then on the pid cannot be given to somebody else unnoticed.
+    """
+    if type(pid) is not int or type(started) is not int or pid <= 1 or started <= 0:
+        return -1
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    if start_time(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return -1
+
+
+def is_this_boot(boot_id: str) -> bool:
+    """Whether this is still the boot of that id (random(4))."""
+    # a state directory that survives a reboot holds pids that are somebody else's by now
+    try:
+        fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return os.read(fd, 64).decode().strip() == boot_id
+    finally:
+        os.close(fd)

@@ -1,0 +1,121 @@
+"""A service manager's NOTIFY_SOCKET, passed through: the container says READY to us, and we say so to the manager.
+
+    service manager ◀── $NOTIFY_SOCKET ── pyrunc ◀── STATE/notify/notify.sock = /run/notify/notify.sock in the container
+
+Only the line that begins with READY= goes on, followed by MAINPID= of the container's init and a barrier, with which we
+wait until the manager has taken note (sd_notify(3), sd_notify_barrier(3)). Everything else the container sends is dropped:
+it is not the container's business to speak for us.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from runtime.store import Entry
+
+#: how long the manager may take to answer the barrier
+_BARRIER_MS = 30_000
+
+
+def host_socket() -> str:
+    """Where the manager listens, "" without one."""
+    return os.environ.get("NOTIFY_SOCKET", "")
+
+
+def make_directory(entry: Entry) -> str:
+    """The directory that is mounted at /run/notify; made with the container, so that `start` can listen in it."""
+    try:
+        os.mkdir("notify", 0o755, dir_fd=entry.fd)
+    except FileExistsError:
+        pass
+    return f"{entry.path}/notify"
+
+
+class Notify:
+    """The container's end of the conversation; readable when the container has said something."""
+
+    def __init__(self, entry: Entry) -> None:
+        import socket
+
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        directory = os.open("notify", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.fd)
+        try:
+            try:
+                os.unlink("notify.sock", dir_fd=directory)
+            except FileNotFoundError:
+                pass
+            # through the descriptor: a path of more than 107 bytes does not fit a socket address, unix(7)
+            path = f"/proc/self/fd/{directory}/notify.sock"
+            self.sock.bind(path)
+            # whoever the container's user is, it may say that it is ready
+            os.chmod(path, 0o777)
+        except OSError as error:
+            raise StateError(f"listen on {entry.path}/notify/notify.sock: {error.strerror}") from None
+        finally:
+            os.close(directory)
+
+    def fileno(self) -> int:
+        """The socket."""
+        return self.sock.fileno()
+
+    def receive(self, pid: int) -> bool:
+        """Take one message; True once the container was ready and the manager knows."""
+        for line in self.sock.recv(4096).split(b"\n"):
+            if line.startswith(b"READY="):
+                _tell(line, pid)
+                return True
+        return False
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.sock.close()
+
+
+def _tell(ready: bytes, pid: int) -> None:
+    import select
+    import socket
+
+    path = host_socket()
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(_BARRIER_MS / 1000)
+        try:
+            sock.connect(address)
+            sock.send(ready + b"\n")
+            sock.send(b"MAINPID=%d\n" % pid)
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            try:
+                socket.send_fds(sock, [b"BARRIER=1"], [write_fd])
+            finally:
+                os.close(write_fd)
+            poll = select.poll()
+            poll.register(read_fd, select.POLLIN)
+            poll.poll(_BARRIER_MS)
+            os.close(read_fd)
+        except OSError:
+            pass  # a manager that does not listen is no reason to stop the container
+
+
+def wait(entry: Entry, pid: int, pidfd: int) -> None:
+    """Wait until the container is ready, or gone."""
+    import select
+
+    notify = Notify(entry)
+    poll = select.poll()
+    poll.register(notify.fileno(), select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    try:
+        while True:
+            ready = dict(poll.poll())
+            if notify.fileno() in ready and notify.receive(pid):
+                return
+            if pidfd in ready:
+                return
+    finally:
+        notify.close()

@@ -1,0 +1,337 @@
+"""Mounts, in the order of the config: made detached, finished, then attached by descriptor at a place inside the root.
+
+No path of the rootfs is resolved twice or outside the root: `mountpoint` opens or makes the place, `move-mount` attaches
+to that descriptor (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133 were all a path resolved once more).
+
+    filesystem   fsopen, fsconfig..., fsmount -> mnt     mountpoint -> at     move-mount mnt -> at
+    bind         open-tree clone -> tree                 mountpoint -> at     move-mount tree -> at
+"""
+
+from __future__ import annotations
+
+from os.path import join, normpath
+
+from runtime import linux
+from runtime.errors import ConfigError, Unsupported
+from runtime.ops import FLAG_NOFOLLOW, FLAG_RECURSIVE
+from runtime.plan import Op
+from runtime.planner import cgroup_mounts, namespaces, rootfs
+from runtime.planner.options import Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from runtime.plan import Plan
+    from runtime.planner import Request
+
+#: filesystems of the kernel's own, for which a read-only superblock has no meaning beside a read-only mount
+_VIRTUAL = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "debugfs", "tracefs"))
+
+#: what may be mounted inside /proc: files that lxcfs and its like emulate. Anything else there could stand between
+#: the runtime or an LSM and the real file (CVE-2019-16884)
+_PROC_FILES = frozenset(
+    ("cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev",
+     "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled")
+)  # fmt: skip
+
+#: fsconfig(2) takes values of less than 256 bytes
+_VALUE_BYTES_MAX = 255
+
+
+class Mount:
+    """One entry of `mounts`, read: where it goes, what kind it is, its options, and the words for its errors."""
+
+    __slots__ = ("index", "where", "kind", "source", "place", "options", "about", "id_maps")
+
+    def __init__(self, index: int, entry: dict[str, Any], bundle: str) -> None:
+        self.index = index
+        self.where = f"/mounts/{index}"
+        self.kind: str = entry.get("type") or ""
+        self.source: str = entry.get("source") or ""
+        #: a relative destination is taken from the root, as runc does; `..` is resolved by name, before any link
+        self.place = normpath("/" + entry["destination"].lstrip("/"))
+        self.options = options = Options(entry.get("options") or ())
+        if self.kind in ("bind", "rbind") and not options.is_bind:
+            options.is_bind = True
+            options.is_recursive = self.kind == "rbind"
+        if options.is_bind:
+            self.kind = "bind"
+            self.source = join(bundle, self.source)
+        self.id_maps = self._id_maps(entry)
+        if options.is_bind:
+            self.about = f"bind {self.source} to {self.place}"
+        else:
+            self.about = f"mount {self.kind} on {self.place}"
+        if options.text:
+            self.about += f" ({options.text})"
+
+    def _id_maps(self, entry: dict[str, Any]) -> tuple[str, str] | None:
+        uids, gids = entry.get("uidMappings") or (), entry.get("gidMappings") or ()
+        if bool(uids) != bool(gids):
+            raise ConfigError(self.where, "has only one of uidMappings and gidMappings", clause="config.md#posix-platform-mounts")
+        if not uids:
+            return None
+        self.options.is_idmapped = True
+        return namespaces.map_text(uids), namespaces.map_text(gids)
+
+
+def read(request: Request) -> list[Mount]:
+    """The mounts of the config, and the notify socket's after them."""
+    entries = list(request.config.get("mounts") or ())
+    if request.notify_dir:
+        options = ["bind", "nosuid", "noexec", "nodev", "ro"]
+        entries.append({"destination": "/run/notify", "type": "bind", "source": request.notify_dir, "options": options})
+    found = [Mount(index, entry, request.bundle) for index, entry in enumerate(entries)]
+    for mount in found:
+        _check(mount)
+    return found
+
+
+def _check(mount: Mount) -> None:
+    options, where, place = mount.options, mount.where, mount.place
+    if place == "/":
+        raise ConfigError(f"{where}/destination", "a mount on / would hide the rootfs")
+    if options.is_bind:
+        options.refuse_data(where)
+        if not mount.source and not options.is_remount:
+            raise ConfigError(where, "a bind mount without a source")
+    elif not mount.kind and not options.is_remount:
+        raise ConfigError(where, "neither a type nor a bind mount", clause="config.md#posix-platform-mounts")
+    if options.copies_up and mount.kind != "tmpfs":
+        raise ConfigError(where, "tmpcopyup is for tmpfs alone")
+    if place == "/proc":
+        if mount.kind != "proc" and not mount.source.startswith("/proc") and not options.is_remount:
+            raise ConfigError(where, f'"{place}" cannot be mounted because it is not of type proc')
+    elif place.startswith("/proc/") and place[6:] not in _PROC_FILES:
+        raise ConfigError(where, f'"{place}" cannot be mounted because it is inside /proc')
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def open_sources(request: Request, plan: Plan) -> Iterator[Op]:
+    """Take the sources of binds now, where a user namespace will take away the right to reach them.
+
+    They get their attributes now as well: inside the user namespace those of the host would be locked. The other case is
+    a shared rootfs: a clone made before the host's mounts become slaves stays a peer of its original.
+    """
+    if not _takes_sources_early(request):
+        return
+    for mount in read(request):
+        if mount.options.is_bind and not mount.options.is_remount:
+            yield from _open_source(mount, request, plan, f"src-{mount.index}")
+
+
+def mounts(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make the mounts, each in its turn: a later one may lie on an earlier one."""
+    has_sources = _takes_sources_early(request)
+    for mount in read(request):
+        options = mount.options
+        if options.unsettable:
+            plan.warnings.append(f"{mount.about}: {','.join(options.unsettable)} cannot be set on this kernel, ignoring")
+        if options.is_remount:
+            yield from _remount(mount)
+        elif options.is_bind:
+            if options.superblock:
+                plan.warnings.append(f"{mount.about}: {','.join(options.superblock)} is the source filesystem's, ignoring")
+            tree = f"src-{mount.index}" if has_sources else "tree"
+            if not has_sources:
+                yield from _open_source(mount, request, plan, tree)
+            yield from attach(mount, tree)
+            if has_sources:
+                yield Op("close", r0=tree)
+        elif mount.kind == "cgroup":
+            yield from cgroup_mounts.cgroup_mount(mount, request)
+        else:
+            yield from _filesystem(mount, request, plan)
+
+
+def finish(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make read-only what had to be written to first: mounts below a tmpfs, devices in /dev."""
+    for mount in read(request):
+        if is_read_only_late(mount):
+            yield Op(
+                "mount-setattr",
+                r0=register(mount),
+                a=linux.MOUNT_ATTR_RDONLY,
+                about=f"make {mount.place} read-only",
+                where=mount.where,
+            )
+
+
+def register(mount: Mount) -> str:
+    """The register that holds a mount which is needed again: read-only in the end, or the terminals' filesystem."""
+    if is_held_devpts(mount):
+        return "pts"
+    return f"mnt-{mount.index}" if is_read_only_late(mount) else "mnt"
+
+
+def is_held_devpts(mount: Mount) -> bool:
+    """Whether this is the filesystem on which the container's terminals are opened."""
+    return mount.kind == "devpts" and mount.place == "/dev/pts" and not mount.options.is_remount
+
+
+def is_read_only_late(mount: Mount) -> bool:
+    """Whether the mount has to be written to before it becomes read-only."""
+    options = mount.options
+    if options.is_bind or options.is_remount or not options.attr_set & linux.MOUNT_ATTR_RDONLY:
+        return False
+    return mount.kind == "tmpfs" or mount.place == "/dev"
+
+
+def _takes_sources_early(request: Request) -> bool:
+    return namespaces.has_host_privilege(request) or rootfs.is_shared(request)
+
+
+# -- binds -----------------------------------------------------------------------------------------------------------
+
+
+def _open_source(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op]:
+    options, about, where = mount.options, mount.about, mount.where
+    clone = linux.OPEN_TREE_CLONE | (linux.AT_RECURSIVE if options.is_recursive else 0)
+    yield Op("open-tree", mount.source, r0=tree, a=clone, about=about, where=where)
+    yield from _attributes(mount, tree)
+    yield from _idmap(mount, request, plan, tree)
+
+
+def _attributes(mount: Mount, tree: str) -> Iterator[Op]:
+    # what is not named stays as it is at the source: nosuid of the host's mount is not undone by asking for "ro"
+    options, about, where = mount.options, mount.about, mount.where
+    if options.attr_set or options.attr_clear:
+        yield Op("mount-setattr", r0=tree, a=options.attr_set, b=options.attr_clear, about=about, where=where)
+    if options.rattr_set or options.rattr_clear:
+        yield _recursively(mount, tree)
+
+
+def _recursively(mount: Mount, tree: str) -> Op:
+    options = mount.options
+    return Op(
+        "mount-setattr",
+        r0=tree,
+        a=options.rattr_set,
+        b=options.rattr_clear,
+        flags=FLAG_RECURSIVE,
+        about=mount.about,
+        where=mount.where,
+    )
+
+
+def _idmap(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op]:
+    options = mount.options
+    if not options.is_idmapped:
+        return
+    maps = mount.id_maps
+    held = ""
+    if maps is None:
+        found = namespaces.get(request)
+        if found.uid_map:
+            # the container's own mapping, in a namespace that is there already
+            maps = namespaces.map_text(found.uid_map), namespaces.map_text(found.gid_map)
+        elif found.has_user:
+            held = "ns-user"
+        else:
+            raise ConfigError(mount.where, "idmap without mappings, of the mount or of a user namespace")
+    if maps is not None:
+        held = "idmap"
+        section = f"idmap-{mount.index}"
+        steps = [("idmap", mount.place, f"{maps[0]};{maps[1]}")]
+        yield plan.ask(section, steps, get=held, about=mount.about, where=mount.where)
+    yield Op(
+        "mount-setattr",
+        r0=tree,
+        r1=held,
+        a=linux.MOUNT_ATTR_IDMAP,
+        flags=FLAG_RECURSIVE if options.is_idmapped_recursively else 0,
+        about=mount.about,
+        where=mount.where,
+    )
+
+
+def attach(mount: Mount, tree: str, root: str = "rootfs", place: str = "") -> Iterator[Op]:
+    """Attach a finished tree at its place inside the root, then set its propagation."""
+    about, where = mount.about, mount.where
+    # proc and sysfs: a link in their place would let an image choose where they appear (CVE-2019-19921)
+    flags = FLAG_NOFOLLOW if mount.kind in ("proc", "sysfs") else 0
+    yield Op("mountpoint", place or mount.place, r0="at", r1=root, r2=tree, flags=flags, about=about, where=where)
+    if mount.options.copies_up:
+        yield Op("copy-up", r0=tree, r1="at", about=f"copy {mount.place} into its tmpfs", where=where)
+    yield Op("move-mount", r0=tree, r1="at", about=about, where=where)
+    # after the move: a shared or unbindable tree may not be moved everywhere
+    for kind, is_recursive in mount.options.propagation:
+        flags = FLAG_RECURSIVE if is_recursive else 0
+        yield Op("mount-setattr", r0=tree, c=kind, flags=flags, about=about, where=where)
+
+
+# -- filesystems -----------------------------------------------------------------------------------------------------
+
+
+def _filesystem(mount: Mount, request: Request, plan: Plan) -> Iterator[Op]:
+    options, about, where = mount.options, mount.about, mount.where
+    mnt = register(mount)
+    yield Op("fsopen", mount.kind, r0="fs", about=about, where=where)
+    if mount.source:
+        yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+    yield from _superblock(mount, request)
+    attributes = options.attr_set
+    if is_read_only_late(mount):
+        attributes &= ~linux.MOUNT_ATTR_RDONLY
+    yield Op("fsmount", r0="fs", r1=mnt, a=attributes, about=about, where=where)
+    if options.rattr_set or options.rattr_clear:
+        yield _recursively(mount, mnt)
+    yield from _idmap(mount, request, plan, mnt)
+    yield from attach(mount, mnt)
+
+
+def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
+    options, about, where = mount.options, mount.about, mount.where
+    for flag, is_set in options.superblock.items():
+        if is_set:
+            yield Op("fsconfig", flag, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
+    if mount.kind not in _VIRTUAL and options.attr_set & linux.MOUNT_ATTR_RDONLY:
+        # a disk is to be opened read-only, which is more than to be shown read-only
+        yield Op("fsconfig", "ro", r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
+    label = (request.config.get("linux") or {}).get("mountLabel")
+    if label and mount.kind not in ("proc", "sysfs"):
+        if not request.host.has_selinux:
+            raise Unsupported("linux.mountLabel: selinux is disabled or not supported on this host")
+        yield Op("fsconfig", "context", label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+    for word, _ in options.data:
+        key, equals, value = word.partition("=")
+        if not equals:
+            yield Op("fsconfig", key, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
+            continue
+        values = [value]
+        if key == "lowerdir" and len(value.encode("utf-8", "surrogateescape")) > _VALUE_BYTES_MAX:
+            # more layers than fit a value are added one by one, with overlayfs of Linux 6.8 and later
+            key, values = "lowerdir+", value.split(":")
+        for part in values:
+            yield Op("fsconfig", key, part, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+
+
+def _remount(mount: Mount) -> Iterator[Op]:
+    # the place is opened inside the root first: fspick and mount_setattr by path could be led out of it by a link
+    options, where = mount.options, mount.where
+    about = f"remount {mount.place} ({options.text})"
+    flags = linux.O_PATH | linux.O_CLOEXEC
+    resolve = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
+    yield Op("open", mount.place, r0="at", r1="rootfs", a=flags, b=resolve, about=about, where=where)
+    if not options.is_bind and (options.data or options.superblock):
+        yield Op("fspick", r0="fs", r1="at", about=about, where=where)
+        for flag, is_set in options.superblock.items():
+            word = flag if is_set else {"sync": "async"}.get(flag, f"no{flag}")
+            yield Op("fsconfig", word, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
+        for word, _ in options.data:
+            key, equals, value = word.partition("=")
+            command = linux.FSCONFIG_SET_STRING if equals else linux.FSCONFIG_SET_FLAG
+            yield Op("fsconfig", key, value, r0="fs", a=command, about=about, where=where)
+        yield Op("fsconfig", r0="fs", a=linux.FSCONFIG_CMD_RECONFIGURE, about=about, where=where)
+    if options.attr_set or options.attr_clear:
+        yield Op("mount-setattr", r0="at", a=options.attr_set, b=options.attr_clear, about=about, where=where)
+    if options.rattr_set or options.rattr_clear:
+        yield _recursively(mount, "at")
+    for kind, is_recursive in options.propagation:
+        yield Op(
+            "mount-setattr", r0="at", c=kind, flags=FLAG_RECURSIVE if is_recursive else 0, about=about, where=where
+        )

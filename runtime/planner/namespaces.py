@@ -1,0 +1,292 @@
+"""Namespaces: made new or joined by path, id maps, time offsets, the cgroup to be in before its namespace is made.
+
+Order is everything here. Ownership: whoever makes a namespace does so inside the user namespace it has at that moment,
+and setns wants privilege in the namespace's owner. namespaces(7), user_namespaces(7), time_namespaces(7).
+"""
+
+from __future__ import annotations
+
+from runtime import linux
+from runtime.errors import ConfigError, Unsupported
+from runtime.ops import FLAG_DENIED
+from runtime.plan import Op
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from runtime.plan import Plan, Step
+    from runtime.planner import Request
+
+#: what the caller's cgroup does not matter for
+_FIRST = linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWNET
+#: a cgroup namespace's root is the cgroup of its making; pid and time namespaces are for the children only
+_LAST = linux.CLONE_NEWCGROUP | linux.CLONE_NEWPID | linux.CLONE_NEWTIME
+
+
+class Namespaces:
+    """`linux.namespaces`, sorted: flags to make, (type, path, place) to join, and what the id maps make possible."""
+
+    __slots__ = ("flags", "new", "joined", "has_user", "is_setgroups_denied", "is_setgroups_unsure", "uid_map", "gid_map")
+
+    def __init__(self) -> None:
+        #: every type that the container has of its own, new or joined
+        self.flags = 0
+        self.new = 0
+        self.joined: list[tuple[str, str, int]] = []
+        self.has_user = False
+        #: an unprivileged gid map demands it, user_namespaces(7); CVE-2014-8989
+        self.is_setgroups_denied = False
+        #: somebody else made the user namespace: it may be denied there
+        self.is_setgroups_unsure = False
+        self.uid_map: list[dict[str, int]] = []
+        self.gid_map: list[dict[str, int]] = []
+
+
+def resolve(request: Request) -> Namespaces:
+    """Sort the config's namespaces once; the answer stays in the request."""
+    spec = request.config.get("linux") or {}
+    found = Namespaces()
+    for index, entry in enumerate(spec.get("namespaces") or ()):
+        kind = entry["type"]
+        if kind not in linux.NAMESPACES:
+            raise ConfigError(f"/linux/namespaces/{index}/type", f'no namespace is called "{kind}"')
+        flag = linux.NAMESPACES[kind][0]
+        if found.flags & flag:
+            raise ConfigError(f"/linux/namespaces/{index}", f"a second {kind} namespace", clause="config-linux.md#namespaces")
+        found.flags |= flag
+        path = entry.get("path")
+        if path:
+            found.joined.append((kind, path, index))
+        else:
+            found.new |= flag
+    found.has_user = bool(found.flags & linux.CLONE_NEWUSER)
+    if found.new & linux.CLONE_NEWUSER:
+        found.uid_map = spec.get("uidMappings") or []
+        found.gid_map = spec.get("gidMappings") or []
+        if not found.uid_map or not found.gid_map:
+            raise ConfigError(
+                "/linux/namespaces",
+                "a new user namespace needs linux.uidMappings and linux.gidMappings",
+                clause="config-linux.md#user-namespace-mappings",
+            )
+        found.is_setgroups_denied = request.host.euid != 0 and not _needs_helper(found.gid_map, request.host.egid)
+    found.is_setgroups_unsure = found.has_user and not found.new & linux.CLONE_NEWUSER
+    request.resolved = found
+    request.has_user_ns = found.has_user
+    return found
+
+
+def resolve_exec(request: Request) -> Namespaces:
+    """The namespaces that a further process joins: all that the container has, by type."""
+    found = resolve(request)
+    found.new = 0
+    found.joined = []
+    found.flags = 0
+    for kind in request.namespaces:
+        found.flags |= linux.NAMESPACES[kind][0]
+    found.has_user = request.has_user_ns = bool(found.flags & linux.CLONE_NEWUSER)
+    return found
+
+
+def get(request: Request) -> Namespaces:
+    """What `resolve` has found."""
+    assert request.resolved is not None
+    return request.resolved
+
+
+def has_host_privilege(request: Request) -> bool:
+    """Whether the caller is root of the host and init is about to leave that behind for a user namespace."""
+    return get(request).has_user and not request.host.is_rootless
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def open_by_path(request: Request, plan: Plan) -> Iterator[Op]:
+    """Hold the namespaces given by path, while their paths can still be reached and mean what the caller meant."""
+    for kind, path, index in get(request).joined:
+        yield Op(
+            "open",
+            path,
+            r0=f"ns-{kind}",
+            a=linux.O_CLOEXEC,
+            about=f"open {kind} namespace {path}",
+            where=f"/linux/namespaces/{index}",
+        )
+
+
+def join(request: Request, plan: Plan) -> Iterator[Op]:
+    """Enter the namespaces given by path.
+
+    Root of the host has privilege over the owner of each, and would lose it inside the user namespace: that one comes
+    last. Anybody else has privilege only inside the user namespace to be joined: that one comes first.
+    """
+    joined = get(request).joined
+    user = [entry for entry in joined if entry[0] == "user"]
+    rest = [entry for entry in joined if entry[0] != "user"]
+    if request.host.is_rootless and user:
+        yield _join(user[0])
+        yield from _become_root(request, 0, 0)
+        user = []
+    for entry in rest:
+        yield _join(entry)
+    if user:
+        yield _join(user[0])
+        yield from _become_root(request, 0, 0)
+
+
+def _join(entry: tuple[str, str, int]) -> Op:
+    kind, path, index = entry
+    return Op(
+        "setns",
+        r0=f"ns-{kind}",
+        a=linux.NAMESPACES[kind][0],
+        about=f"join {kind} namespace {path}",
+        where=f"/linux/namespaces/{index}",
+    )
+
+
+def user(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make the user namespace, have the parent write its maps, and become root of it."""
+    found = get(request)
+    if not found.new & linux.CLONE_NEWUSER:
+        return
+    yield Op("unshare", a=linux.CLONE_NEWUSER, about="make a user namespace", where="/linux/namespaces")
+    yield plan.ask("map-users", _map_steps(request, found), about="map users", where="/linux/uidMappings")
+    yield from _become_root(request, _first_id(found.uid_map), _first_id(found.gid_map))
+    if request.host.is_rootless:
+        # only now: the maps are written through files of ours under /proc, which must not be root's until then
+        yield not_dumpable()
+
+
+def _become_root(request: Request, uid: int, gid: int) -> Iterator[Op]:
+    # without this, files are made as the overflow id; the supplementary groups of the caller go while they can
+    found = get(request)
+    if not found.is_setgroups_denied:
+        flags = FLAG_DENIED if found.is_setgroups_unsure else 0
+        yield Op("setgroups", b"", flags=flags, about="drop supplementary groups")
+    yield Op("setresgid", a=gid, about=f"become group {gid} of the user namespace", where="/linux/gidMappings")
+    yield Op("setresuid", a=uid, about=f"become user {uid} of the user namespace", where="/linux/uidMappings")
+
+
+def _first_id(mappings: list[dict[str, int]]) -> int:
+    # a map may leave root out; then the first id that there is has to do
+    first = min(mapping["containerID"] for mapping in mappings)
+    return first if first else 0
+
+
+def not_dumpable() -> Op:
+    """No process of the container may trace us or read our memory from now on (CVE-2016-9962)."""
+    return Op("prctl", a=linux.PR_SET_DUMPABLE, b=0, about="become undumpable")
+
+
+def unshare_first(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make the namespaces that do not depend on the cgroup."""
+    flags = get(request).new & _FIRST
+    if flags:
+        yield Op("unshare", a=flags, about=f"make {linux.namespace_names(flags)} namespaces", where="/linux/namespaces")
+
+
+def join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
+    """Wait until the parent has made the cgroup and put us in it."""
+    if request.join_steps or request.cgroup_steps:
+        yield plan.ask("join-cgroup", request.join_steps, about="join the cgroup", where="/linux/cgroupsPath")
+
+
+def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make the namespaces that depend on the cgroup, or that only a child will be in; set the clocks of a new time namespace."""
+    found = get(request)
+    flags = found.new & _LAST
+    if flags:
+        yield Op("unshare", a=flags, about=f"make {linux.namespace_names(flags)} namespaces", where="/linux/namespaces")
+    offsets = (request.config.get("linux") or {}).get("timeOffsets")
+    if not offsets or not flags & linux.CLONE_NEWTIME:
+        return
+    text = "".join(f"{clock} {value.get('secs', 0)} {value.get('nanosecs', 0)}\n" for clock, value in offsets.items())
+    if found.has_user:
+        # the file belongs to whom we are only while we are dumpable, proc(5); no process of the container exists yet
+        yield Op("prctl", a=linux.PR_SET_DUMPABLE, b=1, about="own our files under /proc")
+    # frozen as soon as a process is inside: before the fork
+    yield Op(
+        "write",
+        "self/timens_offsets",
+        text,
+        r1="proc",
+        about=f"set time offsets {text.replace(chr(10), ', ').rstrip(', ')}",
+        where="/linux/timeOffsets",
+    )
+    if found.has_user:
+        yield not_dumpable()
+
+
+def fork(request: Request, plan: Plan) -> Iterator[Op]:
+    """Go on as a child where a pid or time namespace is waiting for one."""
+    found = get(request)
+    if found.flags & linux.CLONE_NEWPID or found.new & linux.CLONE_NEWTIME:
+        yield Op("fork", about="fork")
+
+
+def join_init(request: Request, plan: Plan) -> Iterator[Op]:
+    """Enter all namespaces of a running container through the pidfd of its init.
+
+    For root of the host the user namespace comes last, as some of the others may not be owned by it; for anybody else one
+    call takes all, in which the kernel begins with the user namespace.
+    """
+    flags = get(request).flags
+    if not flags:
+        return
+    about = "join the container's namespaces"
+    user_flag = flags & linux.CLONE_NEWUSER
+    if user_flag and not request.host.is_rootless:
+        if flags != user_flag:
+            yield Op("setns", r0="init", a=flags & ~user_flag, about=about)
+        yield Op("setns", r0="init", a=user_flag, about="join the container's user namespace")
+    else:
+        yield Op("setns", r0="init", a=flags, about=about)
+    yield Op("close", r0="init")
+    if user_flag:
+        found = get(request)
+        uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
+        gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
+        yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
+        assert found.has_user
+
+
+# -- id maps ---------------------------------------------------------------------------------------------------------
+
+
+def map_text(mappings: list[dict[str, Any]]) -> str:
+    """Id mappings as the kernel reads them, user_namespaces(7): a line `inside outside count` each."""
+    return "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
+
+
+def _needs_helper(mappings: list[dict[str, int]], own: int) -> bool:
+    # without privilege the kernel takes one line, of length one, of one's own id; the rest is for setuid helpers
+    return len(mappings) != 1 or mappings[0]["size"] != 1 or mappings[0]["hostID"] != own
+
+
+def _map_steps(request: Request, found: Namespaces) -> Iterator[Step]:
+    host = request.host
+    is_root = host.euid == 0
+    if found.is_setgroups_denied:
+        if (request.process.get("user") or {}).get("additionalGids"):
+            raise Unsupported(
+                "process.user.additionalGids: without root, and with only one's own group mapped, groups cannot be set",
+                "map more groups: they are written by newgidmap, which keeps setgroups allowed",
+            )
+        # must come before the gid map, which is refused otherwise
+        yield ("write", "/proc/$PID/setgroups", "deny")
+    if is_root or not _needs_helper(found.uid_map, host.euid):
+        yield ("write", "/proc/$PID/uid_map", map_text(found.uid_map))
+    else:
+        yield ("newuidmap", "$PID", _map_words(found.uid_map))
+    if is_root or not _needs_helper(found.gid_map, host.egid):
+        yield ("write", "/proc/$PID/gid_map", map_text(found.gid_map))
+    else:
+        yield ("newgidmap", "$PID", _map_words(found.gid_map))
+
+
+def _map_words(mappings: list[dict[str, int]]) -> str:
+    return map_text(mappings).replace("\n", " ").rstrip()

@@ -1,0 +1,94 @@
+"""The root filesystem: propagation, the rootfs as a mount of its own behind the register "rootfs", and becoming the root.
+
+The one path of the rootfs is resolved once, on the host; from then on it is a descriptor. Nothing may be mounted or made
+below it by name.
+"""
+
+from __future__ import annotations
+
+from runtime import linux
+from runtime.errors import ConfigError, Unsupported
+from runtime.ops import FLAG_RECURSIVE
+from runtime.plan import Op
+from runtime.planner import namespaces, paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runtime.plan import Plan
+    from runtime.planner import Request
+
+
+def propagation(request: Request) -> tuple[int, bool]:
+    """(type, recursive) of linux.rootfsPropagation, (0, False) where it is not given."""
+    word = (request.config.get("linux") or {}).get("rootfsPropagation") or ""
+    if not word:
+        return 0, False
+    if word not in linux.PROPAGATION:
+        raise ConfigError("/linux/rootfsPropagation", f'no mount propagation is called "{word}"')
+    return linux.PROPAGATION[word]
+
+
+def is_shared(request: Request) -> bool:
+    """Whether mounts of the container shall reach the host: then bind sources are taken before the host's become slaves."""
+    return propagation(request)[0] == linux.MS_SHARED
+
+
+def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
+    """Cut our copy of the host's mounts off from the host, then make the rootfs a mount that can become the root."""
+    if not namespaces.get(request).flags & linux.CLONE_NEWNS:
+        # every mount would be the host's, and would stay there
+        raise Unsupported("linux.namespaces: without a mount namespace the container's mounts would be made on the host")
+    kind, _ = propagation(request)
+    is_cut_off = kind in (linux.MS_PRIVATE, linux.MS_UNBINDABLE)
+    # Slaves, unless the config says private: what the host mounts later still arrives, what we mount never leaves.
+    # Also with "shared": the new root is made shared at the end, and the parent of a new root must not be, pivot_root(2).
+    yield Op(
+        "mount-setattr",
+        "/",
+        c=linux.MS_PRIVATE if is_cut_off else linux.MS_SLAVE,
+        flags=FLAG_RECURSIVE,
+        about="cut mounts off from the host",
+        where="/linux/rootfsPropagation",
+    )
+    yield from paths.null_device(request, plan)
+    about = f"open rootfs {request.rootfs}"
+    where = "/root/path"
+    flags = linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC
+    yield Op("open", request.rootfs, r0="at", a=flags, about=about, where=where)
+    tree = linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE
+    yield Op("open-tree", r0="rootfs", r1="at", a=tree, about=about, where=where)
+    if kind and kind != linux.MS_SLAVE:
+        # a slave of the host made shared would still receive; it is to have peers of its own only
+        yield Op("mount-setattr", r0="rootfs", c=linux.MS_PRIVATE, about=about, where=where)
+    # in its own place, so that hooks find the container's mounts below root.path
+    yield Op("move-mount", r0="rootfs", r1="at", about=f"mount rootfs {request.rootfs}", where=where)
+    yield Op("close", r0="at")
+
+
+def pivot(request: Request, plan: Plan) -> Iterator[Op]:
+    """Make the rootfs the root. No path of the host means anything after this."""
+    if (request.config.get("root") or {}).get("readonly"):
+        yield Op(
+            "mount-setattr",
+            r0="rootfs",
+            a=linux.MOUNT_ATTR_RDONLY,
+            about="make the rootfs read-only",
+            where="/root/readonly",
+        )
+    if request.no_pivot:
+        yield Op("chroot", r0="rootfs", about="move the rootfs over the root", where="/root/path")
+    else:
+        yield Op("pivot-root", r0="rootfs", about="pivot to the rootfs", where="/root/path")
+    kind, is_recursive = propagation(request)
+    if kind and kind != linux.MS_PRIVATE:
+        # only now: it is a property of the new root, and before the pivot it would have been the host's business
+        yield Op(
+            "mount-setattr",
+            r0="rootfs",
+            c=kind,
+            flags=FLAG_RECURSIVE if is_recursive else 0,
+            about="set the propagation of the rootfs",
+            where="/linux/rootfsPropagation",
+        )

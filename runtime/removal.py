@@ -1,0 +1,127 @@
+"""`delete`: undo all that was made for a container, whatever state it is in.
+
+The order is what makes an interrupted delete repeatable: processes, cgroup, poststop hooks, and the directory that knows
+of them last. No plan, no extension; a container's own files are never touched, nothing of the rootfs is removed by path.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from runtime import identity, lifecycle, status, store
+from runtime.errors import Error, KernelError, NotFound, StateError, StatusError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.store import Entry
+
+#: how long to wait for a process that was killed; one in uninterruptible sleep outlives any signal
+_DEATH_S = 10.0
+
+
+def delete(ctx: lifecycle.Context, id_: str, force: bool = False) -> None:
+    """Remove a stopped container and all that was made for it; with `force`, kill it first and take any state of things."""
+    try:
+        entry = store.find(ctx.root, id_)
+    except NotFound:
+        if force:
+            return  # callers clean up after a create that failed, without knowing how far it came
+        raise
+    try:
+        if not entry.lock(0.0) and not _take_over(entry, force):
+            raise StatusError("another command is at work on the container, and has been for 10 s", code="busy")
+        _delete(ctx, entry, force)
+    finally:
+        entry.close()
+
+
+def _take_over(entry: Entry, force: bool) -> bool:
+    """Get the lock from a command at work: wait for it, and with `force` take its init away, on which it fails."""
+    if not force:
+        return entry.lock(lifecycle.LOCK_S)
+    for _ in range(int(lifecycle.LOCK_S / 0.1)):
+        noted = entry.journal()
+        kill_and_wait(noted.get("pid", 0), noted.get("start_time", 0), 0.05)
+        if entry.lock(0.05):
+            return True
+    return False
+
+
+def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
+    try:
+        saved = entry.load()
+    except StateError:
+        # a state file of garbage: the journal still knows what there is to undo
+        if not force:
+            raise
+        saved = None
+    word, pid = entry.status() if saved is not None else (status.STOPPED, 0)
+    if not force and word != status.CREATED:
+        # a created container is killed by a plain delete: engines clean up that way (runc's delete.go)
+        status.allow("delete", word, entry.id)
+    noted = saved if saved is not None else entry.journal()
+    cgroup = noted.get("cgroup")
+    if word == status.PAUSED and cgroup:
+        lifecycle.cgroup_of(noted).kill(9)
+        lifecycle.cgroup_of(noted).thaw()
+    if pid or saved is None:
+        kill_and_wait(noted.get("pid", 0), noted.get("start_time", 0), _DEATH_S)
+    if type(cgroup) is dict and cgroup:
+        lifecycle.cgroup_of({"cgroup": cgroup}).destroy()
+    if noted.get("has_poststop"):
+        poststop(ctx, entry, noted)
+    entry.remove()
+
+
+def kill_init(entry: Entry) -> None:
+    saved = entry.state or {}
+    kill_and_wait(saved.get("pid", 0), saved.get("start_time", 0), _DEATH_S)
+
+
+def kill_and_wait(pid: Any, started: Any, seconds: float) -> None:
+    """Kill the process that had this pid and start time, and wait until it is gone."""
+    from _signal import pidfd_send_signal
+
+    pidfd = identity.open_process(pid, started)
+    if pidfd < 0:
+        return
+    try:
+        try:
+            pidfd_send_signal(pidfd, 9)
+        except ProcessLookupError:
+            return
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while not poll.poll(max(0.0, (deadline - time.monotonic()) * 1000)):
+            if time.monotonic() >= deadline:
+                if seconds < 1:
+                    return
+                raise KernelError(f"wait for process {pid} to die of SIGKILL, {seconds:.0f} s", 110)
+    finally:
+        os.close(pidfd)
+
+
+def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> None:
+    from runtime import hooks
+
+    try:
+        found = (lifecycle.config_of(entry).get("hooks") or {}).get("poststop") or []
+    except Error as error:
+        ctx.warn(f"poststop hooks: {error}, ignoring")
+        return
+    for index, hook in enumerate(found):
+        try:
+            hooks.run(
+                f"poststop[{index}]",
+                hook,
+                lifecycle.hook_state({**noted, "id": entry.id}, status.STOPPED, 0),
+                noted["bundle"],
+            )
+        except Error as error:
+            # "the remaining hooks and lifecycle continue as if the hook had succeeded" (runtime.md#lifecycle, step 13)
+            ctx.warn(f"{error}, ignoring")

@@ -1,0 +1,387 @@
+"""The state directory: one directory per container under the root, and who its init process is.
+
+    ROOT/ID/             0700; making it is what makes an id taken, so that of two creates exactly one wins
+        journal          one JSON object a line, each written before the side effect that it names
+        config.json      the document that the container was made from, as it was read
+        state.json       what the container is; written whole, renamed into place, once init waits
+        exec.fifo        init sleeps on it until `start`; it has a reader exactly as long as init has not been started
+        exec.status      what became of that start: a failure record, or nothing and its end
+
+A lock on the directory (flock) tells a verb at work from one that died. Whatever state the directory is in, `delete
+--force` can empty it: the journal alone says what there may be to undo. The journal is a record of its own and not a
+half-valid state file, which a concurrent reader would take for a stopped container (runc learnt that with 1.3.4).
+
+Nothing in here trusts a pid alone: see `identity`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from runtime import jsonio
+from runtime.errors import Error, Exists, NotFound, StateError, UsageError
+from runtime.identity import is_this_boot, start_time
+from runtime.status import CREATED, CREATING, PAUSED, RUNNING, STOPPED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+#: files of a container's directory, in the order in which `remove` takes them: the state last of the files, so that an
+#: interrupted delete still finds what it needs
+_FILES = ("exec.fifo", "exec.status", "config.json", "state.json.new", "state.json", "journal")
+
+
+def default_root(euid: int, in_user_ns: bool) -> str:
+    """Where containers are kept: /run/pyrunc, or below $XDG_RUNTIME_DIR without root (runc's rule, main.go)."""
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
+    if (euid != 0 or (in_user_ns and os.environ.get("USER", "") != "root")) and runtime_dir:
+        return os.path.join(runtime_dir, "pyrunc")
+    return "/run/pyrunc"
+
+
+def check_id(id_: str) -> None:
+    """Raise UsageError unless the id is one that runc takes: letters, digits, `_ + - .`, and no path."""
+    if not id_:
+        raise UsageError("container id cannot be empty", code="invalid-id")
+    if id_ in (".", "..") or len(id_) > 1024 or not id_.isascii() or id_.translate(_ID_CHARACTERS):
+        raise UsageError(f'invalid container ID format: "{id_[:80]}"', code="invalid-id")
+
+
+_ID_CHARACTERS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-."))
+
+
+class Entry:
+    """The directory of one container, held open; `state` is what its state.json says, or None."""
+
+    __slots__ = ("id", "path", "fd", "state", "_journal_fd")
+
+    def __init__(self, id_: str, path: str, fd: int) -> None:
+        self.id = id_
+        self.path = path
+        self.fd = fd
+        self.state: dict[str, Any] | None = None
+        self._journal_fd = -1
+
+    def close(self) -> None:
+        """Give up the directory, and with it the lock."""
+        for fd in (self._journal_fd, self.fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._journal_fd = -1
+
+    # -- lock ------------------------------------------------------------------------------------------------------
+
+    def lock(self, wait_s: float = 0.0) -> bool:
+        """Take the lock; False when another command has held it for `wait_s` seconds."""
+        deadline = time.monotonic() + wait_s
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError as error:
+                if error.errno != errno.EWOULDBLOCK:
+                    raise StateError(f"lock {self.path}: {error.strerror}") from None
+            if time.monotonic() >= deadline:
+                return False
+            # flock(2) has no time limit of its own; a blocking call could hang on a creating process for ever
+            _nap(pause)
+            pause = min(pause * 2, 0.05)
+
+    def is_locked(self) -> bool:
+        """Whether another command is at work on the container."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        return False
+
+    # -- journal ---------------------------------------------------------------------------------------------------
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Write down what is about to be done; only then may it be done."""
+        if self._journal_fd < 0:
+            self._journal_fd = self._open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        data = (jsonio.dumps(record) + "\n").encode("utf-8", "surrogateescape")
+        if os.write(self._journal_fd, data) != len(data):
+            raise StateError(f"write {self.path}/journal: no space left on device")
+
+    def journal(self) -> dict[str, Any]:
+        """All journal records merged, later ones over earlier ones; a torn last line is what a crash leaves."""
+        out: dict[str, Any] = {}
+        for line in self.read("journal", 1 << 20).split(b"\n"):
+            if line:
+                try:
+                    record = jsonio.loads(line, f"{self.path}/journal")
+                except Error:
+                    continue
+                if type(record) is dict:
+                    out.update(record)
+        return out
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _open(self, name: str, flags: int, mode: int = 0o600) -> int:
+        try:
+            return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=self.fd)
+        except OSError as error:
+            raise StateError(f"open {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+
+    def read(self, name: str, limit: int = 1 << 24) -> bytes:
+        """The contents of a file of the directory, b"" where there is none or it is not an ordinary file."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
+        except OSError:
+            return b""
+        try:
+            if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+                return b""
+            out = []
+            while limit > 0 and (data := os.read(fd, min(limit, 1 << 18))):
+                out.append(data)
+                limit -= len(data)
+            return b"".join(out)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a new file of the directory."""
+        fd = self._open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        except OSError as error:
+            raise StateError(f"write {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+        finally:
+            os.close(fd)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Make `state` the container's state, all of it or nothing."""
+        self.write("state.json.new", jsonio.dumps(state).encode("utf-8", "surrogateescape"))
+        try:
+            os.rename("state.json.new", "state.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            raise StateError(f"write {self.path}/state.json: {_lower(error)}", errno=error.errno) from None
+        self.state = state
+
+    def load(self) -> dict[str, Any] | None:
+        """Read state.json: None where there is none yet, StateError where it is not one of ours."""
+        data = self.read("state.json")
+        if not data:
+            try:
+                os.stat("state.json", dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            raise StateError(f"{self.path}/state.json: empty, or not an ordinary file", code="broken-state")
+        try:
+            state = jsonio.loads(data, f"{self.path}/state.json")
+        except Error as error:
+            raise StateError(error.message, code="broken-state") from None
+        if type(state) is not dict or state.get("version") != VERSION or state.get("id") != self.id:
+            raise StateError(f"{self.path}/state.json: not a state of this container and version", code="broken-state")
+        for key, kind in _STATE_TYPES:
+            if type(state.get(key)) is not kind:
+                raise StateError(f"{self.path}/state.json: {key}: not {kind.__name__}", code="broken-state")
+        self.state = state
+        return state
+
+    def status(self) -> tuple[str, int]:
+        """(status, pid of init or 0) as of now."""
+        state = self.state
+        if state is None:
+            return (CREATING if self.is_locked() else STOPPED), 0
+        pid = state["pid"]
+        started = start_time(pid) if pid > 1 else 0
+        if started == 0 or started != state["start_time"] or not is_this_boot(state["boot_id"]):
+            return STOPPED, 0
+        if self.is_waiting():
+            return CREATED, pid
+        return (PAUSED if _is_frozen(state["freezer"]) else RUNNING), pid
+
+    def is_waiting(self) -> bool:
+        """Whether init still sleeps on exec.fifo: it alone reads from it, and its exec closes it."""
+        try:
+            fd = os.open("exec.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
+        except OSError:
+            return False
+        os.close(fd)
+        return True
+
+    def remove(self) -> None:
+        """Remove the directory and all in it; the last thing of a delete, so that it can be repeated until then."""
+        for name in _FILES:
+            try:
+                os.unlink(name, dir_fd=self.fd)
+            except FileNotFoundError:
+                pass
+            except IsADirectoryError:
+                break
+            except OSError as error:
+                raise StateError(f"remove {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise StateError(f"remove {self.path}: {_lower(error)}", errno=error.errno) from None
+            _remove_tree(self.fd)
+            try:
+                os.rmdir(self.path)
+            except OSError as again:
+                raise StateError(f"remove {self.path}: {_lower(again)}", errno=again.errno) from None
+
+
+_STATE_TYPES = (
+    ("pid", int),
+    ("start_time", int),
+    ("boot_id", str),
+    ("bundle", str),
+    ("rootfs", str),
+    ("created", str),
+    ("freezer", str),
+    ("cgroup", dict),
+    ("namespaces", list),
+)
+
+
+def _lower(error: OSError) -> str:
+    words = error.strerror or str(error)
+    return words[:1].lower() + words[1:]
+
+
+def _nap(seconds: float) -> None:
+    import select
+
+    select.select((), (), (), seconds)
+
+
+def _is_frozen(path: str) -> bool:
+    if not path:
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(fd: int, depth: int = 0) -> None:
+    """Empty a directory of ours that somebody put things into; by descriptor, following nothing, bounded in depth."""
+    if depth > 16:
+        raise StateError("remove the state directory: nested too deeply")
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise StateError(f"remove {name}: {_lower(error)}", errno=error.errno) from None
+            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                _remove_tree(child, depth + 1)
+            finally:
+                os.close(child)
+            os.rmdir(name, dir_fd=fd)
+
+
+# -- finding and making ------------------------------------------------------------------------------------------------
+
+
+def _make_root(root: str) -> None:
+    try:
+        os.mkdir(root, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        parent = os.path.dirname(root.rstrip("/"))
+        if not parent or parent == root:
+            raise
+        _make_parent(parent)
+        os.mkdir(root, 0o700)
+
+
+def _make_parent(path: str) -> None:
+    try:
+        os.mkdir(path, 0o711)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_parent(os.path.dirname(path.rstrip("/")))
+        os.mkdir(path, 0o711)
+
+
+def reserve(root: str, id_: str) -> Entry:
+    """Make the directory of a new container and lock it; Exists where the id is taken."""
+    check_id(id_)
+    try:
+        _make_root(root)
+        _check_root(root)
+        path = os.path.join(root, id_)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        raise Exists(id_) from None
+    except OSError as error:
+        raise StateError(f"make state directory {root}/{id_}: {_lower(error)}", errno=error.errno) from None
+    entry = _open_entry(id_, path)
+    # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
+    if not entry.lock(0.5) or not os.path.exists(path):
+        entry.close()
+        raise StateError(f'container "{id_}": deleted while it was being created')
+    return entry
+
+
+def _check_root(root: str) -> None:
+    """The root must be a directory of ours that others cannot write: what is in it names processes to be killed."""
+    info = os.stat(root)
+    if info.st_mode & 0o170000 != 0o040000:
+        raise StateError(f"state directory {root}: not a directory")
+    if info.st_uid not in (0, os.geteuid()):
+        raise StateError(f"state directory {root}: belongs to uid {info.st_uid}")
+    if info.st_mode & 0o002:
+        raise StateError(f"state directory {root}: writable by everybody")
+
+
+def _open_entry(id_: str, path: str) -> Entry:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise NotFound(id_) from None
+    except OSError as error:
+        raise StateError(f"open {path}: {_lower(error)}", errno=error.errno) from None
+    return Entry(id_, path, fd)
+
+
+def find(root: str, id_: str) -> Entry:
+    """The directory of a container, state not yet read; NotFound where there is none."""
+    check_id(id_)
+    return _open_entry(id_, os.path.join(root, id_))
+
+
+def ids(root: str) -> list[str]:
+    """The ids of all containers under the root, in order."""
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StateError(f"list {root}: {_lower(error)}", errno=error.errno) from None
+    out = []
+    for name in sorted(names):
+        try:
+            check_id(name)
+        except UsageError:
+            continue
+        if os.path.isdir(os.path.join(root, name)):
+            out.append(name)
+    return out

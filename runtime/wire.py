@@ -1,0 +1,125 @@
+"""Plan to bytes for the interpreter, and the interpreter's messages back to Python. Pure.
+
+    ┌ header ─────────────────────────────────────────────────────────────────────────────────────────────┐ 32 bytes
+    │ u32 magic "PLAN" │ u32 version │ u32 ops │ u32 registers filled by the launcher │ u32 pool offset     │
+    │ u32 pool bytes │ u32 number of the first descriptor that is ours (3 + preserved) │ u32 registers      │
+    ├ op records, 64 bytes each ────────────────────────────────────────────────────────────────────────────┤
+    │ u16 op │ u16 flags │ u16 r0 │ u16 r1 │ u16 r2 │ 6 bytes 0 │ u64 a │ u64 b │ u64 c │ 3 × (u32 off, len) │
+    ├ pool: strings, each followed by a NUL byte; offsets count from the start of the pool, 8-aligned blobs ─┤
+    └────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+
+Lengths are 32 bits and checked on both sides: a length that wrapped let runc's bootstrap data be forged (CVE-2021-43784).
+Lists of strings (arguments, environment, candidates) are their members joined by NUL, with the count in a register-free
+integer of the op; no member holds a NUL, `jsonio` refuses that.
+
+Messages on the socket (SOCK_SEQPACKET), init to parent: `u32 kind │ u32 op index │ s32 value │ u32 bytes of detail │ detail`,
+parent to init: `s32 errno`, with one descriptor where the op asked for one.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from runtime.errors import ExecError, KernelError
+from runtime.ops import OPS
+from runtime.plan import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.plan import Op, Plan
+
+MAGIC = 0x4E414C50  # "PLAN", little-endian
+VERSION = 1
+NO_REGISTER = 0xFFFF
+MAX_REGISTERS = 1024
+MAX_DETAIL = 2048
+
+ASK, PID, FAILED, WARN = 1, 2, 3, 4
+
+_header = Struct("<8I")
+_record = Struct("<5H6x3Q6I")
+_message = Struct("<IIiI")
+answer = Struct("<i")
+
+
+def encode(plan: Plan) -> bytes:
+    """The plan as the interpreter maps it."""
+    registers = {name: number for number, name in enumerate(plan.inherited)}
+    registers[""] = NO_REGISTER
+    pool: list[bytes] = []
+    size = 0
+    # the empty string, which most fields are, stands once at the start
+    pool.append(bytes(8))
+    size = 8
+    records = []
+    pack = _record.pack
+    for op in plan.ops:
+        numbers = []
+        for name in (op.r0, op.r1, op.r2):
+            number = registers.get(name)
+            if number is None:
+                number = registers[name] = len(registers) - 1
+            numbers.append(number)
+        spans: list[int] = []
+        for value in (op.s0, op.s1, op.s2):
+            if not value:
+                spans += (0, 0)
+                continue
+            data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+            length = len(data)
+            # NUL-terminated, and the next one 8-aligned: a seccomp program is read in place
+            pool.append(data + bytes(8 - length % 8))
+            spans += (size, length)
+            size += length + 8 - length % 8
+        records.append(
+            pack(OPS[op.name][0], op.flags, *numbers, op.a & _U64, op.b & _U64, op.c & _U64, *spans),
+        )
+    count = len(registers) - 1
+    if count > MAX_REGISTERS:
+        raise OverflowError(f"plan: {count} registers, {MAX_REGISTERS} are the most")
+    header = _header.pack(
+        MAGIC, VERSION, len(records), len(plan.inherited), 32 + 64 * len(records), size, 3 + plan.preserve, count
+    )
+    return b"".join((header, *records, *pool))
+
+
+_U64 = 0xFFFFFFFFFFFFFFFF
+
+
+def decode_message(data: bytes) -> tuple[int, int, int, bytes]:
+    """(kind, op index, value, detail) of a message from init."""
+    kind, index, value, length = _message.unpack_from(data)
+    return kind, index, value, data[16 : 16 + length]
+
+
+def words(op: Op) -> str:
+    """What an op was doing, for an error: its `about`, else its line of the plan."""
+    return op.about or f"{op.name} {describe(op)}".strip()
+
+
+def failure(plan: Plan, index: int, errno: int, detail: bytes) -> KernelError:
+    """The error that a failure record stands for: the op is found, its words are put before the kernel's."""
+    if not 0 <= index < len(plan.ops):
+        return KernelError("read the plan", errno, f"init {index}", detail.decode("utf-8", "replace").strip())
+    op = plan.ops[index]
+    return recorded_failure([op.name, words(op), op.where], index, errno, detail)
+
+
+def tail(plan: Plan) -> dict[str, list[str]]:
+    """What `start` needs to word a failure: name, words and pointer of each op that follows the wait for start."""
+    out: dict[str, list[str]] = {}
+    for index in range(len(plan.ops) - 1, -1, -1):
+        op = plan.ops[index]
+        if op.name == "fifo":
+            break
+        out[str(index)] = [op.name, words(op), op.where]
+    return out
+
+
+def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -> KernelError:
+    """The same from the state file's copy of an op: [name, words, pointer]."""
+    name, attempt, where = record
+    kind = ExecError if name in ("find-exec", "exec") else KernelError
+    error = kind(attempt, errno, f"init {index}", detail.decode("utf-8", "replace").strip())
+    error.record["pointer"] = where
+    return error

@@ -1,0 +1,142 @@
+"""Put the packages into a directory the way they run, with the launchers that start them.
+
+`make build` stages into build/, `make install` below PREFIX; nothing else differs between the two. What lands:
+
+    LIB/{runtime,shim,specs}/   modules and data, the compiled extension, byte code that is never checked against a source
+    BIN/pyrunc ...              launchers of five lines: the interpreter's real path, two directories, one call
+
+Only what changed is written, each file by a rename, so that a test running from build/ never meets half a file. This
+program must need nothing but the standard library: `make install` may run it with the bare interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import py_compile
+import sys
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(__file__).resolve().parent
+PACKAGES = ("runtime", "shim", "specs")
+SUFFIXES = {".py", ".json", ".so", ".typed"}
+#: what the packages import of other people's; their own requirements follow by themselves
+DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
+#: launcher -> the module whose main() it calls; one whose module does not exist is not written
+LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-conmon": "shim"}
+
+# -I ignores the caller's PYTHON* variables and directory, -S skips .pth files, which run code at every start. The two
+# directories are appended, so that nothing in them can stand before the standard library.
+LAUNCHER = """\
+#!{interpreter} -IS
+import sys
+sys.path += {path!r}
+from {module}.__main__ import main
+sys.exit(main())
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="stage the packages and the launchers")
+    parser.add_argument("--lib", type=Path, required=True, help="where the packages go")
+    parser.add_argument("--bin", type=Path, required=True, help="where the launchers go")
+    parser.add_argument("--kernel", type=Path, required=True, help="where runtime/kernel/build.py put the extension")
+    parser.add_argument("--interpreter", required=True, help="the interpreter of the launchers, by its real path")
+    parser.add_argument(
+        "--site", type=Path, help="site-packages that the launchers append; default: LIB/site-packages, copied"
+    )
+    parser.add_argument("--destdir", type=Path, default=Path("/"), help="a directory that is / at run time")
+    arguments = parser.parse_args()
+
+    lib = under(arguments.destdir, arguments.lib)
+    wanted = dict(packages(lib, arguments.kernel))
+    if arguments.site is None:
+        wanted |= dict(vendored(lib / "site-packages"))
+    for target, source in wanted.items():
+        put(target, source.read_bytes(), 0o755 if source.suffix == ".so" else 0o644)
+    stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
+    prune(lib, set(wanted) | stamps)
+
+    path = [os.fspath(arguments.lib), os.fspath(arguments.site or arguments.lib / "site-packages")]
+    for name, package in LAUNCHERS.items():
+        if lib / package / "__main__.py" in wanted:
+            text = LAUNCHER.format(interpreter=os.path.realpath(arguments.interpreter), path=path, module=package)
+            put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
+    return 0
+
+
+def under(destdir: Path, path: Path) -> Path:
+    """`path` as it is called while it is being written, below DESTDIR."""
+    return destdir / path.relative_to("/") if destdir != Path("/") else path
+
+
+def packages(lib: Path, kernel: Path) -> Iterator[tuple[Path, Path]]:
+    """Every (target, source) of our own packages; what build.py made lies over what the tree holds."""
+    for root in (SOURCE, kernel):
+        for package in PACKAGES:
+            for source in sorted((root / package).rglob("*")):
+                if source.suffix in SUFFIXES and "__pycache__" not in source.parts and source.name != "build.py":
+                    yield lib / source.relative_to(root), source
+
+
+def vendored(site: Path) -> Iterator[tuple[Path, Path]]:
+    """Every (target, source) of the distributions that the packages import, and of what those need in turn."""
+    todo, seen = list(DISTRIBUTIONS), set[str]()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name in DISTRIBUTIONS:
+                raise
+            continue  # required on another platform or by an extra only
+        for requirement in distribution.requires or ():
+            if "extra ==" not in requirement:
+                todo.append("".join(c if c.isalnum() or c in "-_." else " " for c in requirement).split()[0])
+        for file in distribution.files or ():
+            # What lies outside of site-packages is a script of the distribution's own; byte code is made anew.
+            if ".." not in file.parts and "__pycache__" not in file.parts and "tests" not in file.parts:
+                yield site.joinpath(*file.parts), Path(os.fspath(file.locate()))
+
+
+def byte_code(source: Path) -> Path:
+    return source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+
+
+def put(target: Path, content: bytes, mode: int) -> None:
+    """Write `target` unless it holds `content` already; a module is byte-compiled with it."""
+    if not target.exists() or target.read_bytes() != content or target.stat().st_mode & 0o777 != mode:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        new.write_bytes(content)
+        new.chmod(mode)
+        new.replace(target)
+    elif target.suffix != ".py" or byte_code(target).exists():
+        return
+    if target.suffix == ".py":
+        # An unchecked hash: the interpreter does not even look at the source, which saves a stat() per module.
+        unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(os.fspath(target), doraise=True, invalidation_mode=unchecked)
+
+
+def prune(lib: Path, wanted: set[Path]) -> None:
+    """Remove what an earlier staging left and this one does not know."""
+    for top in (*PACKAGES, "site-packages"):
+        for path in sorted((lib / top).rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path not in wanted and not path.name.startswith("."):
+                path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What the suites of the commands use besides tests/conftest.py: containers seen from inside.
+
+    edit        a function that changes a config in place; every fixture here takes one first, or None
+    report      report(edit, *sysctls, options=()) runs the probe in a container of its own and returns what it found
+    each        each(edit, "write /x", ["mknod", ...]) runs the probe's actions in one container, returns their answers
+    refused     refused(edit, *words) creates a container that cannot be: the error; nothing may be left of it
+    running     running(edit, *args) -> Box: a container that sleeps (or runs args), to exec in
+    until       until(condition, "what") polls with a deadline and returns what the condition returned
+    peer        "" for pyrunc itself, else the name of the runtime that PYRUNC= names
+
+`@pytest.mark.differs("why")` marks what runc 1.1.5, against which this suite was developed, is known to do otherwise (or
+cannot do at all); such tests are not run on a peer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PEER = os.path.basename(os.environ.get("PYRUNC", "pyrunc"))
+Edit = Callable[[dict[str, Any]], object] | None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "differs(why): runc 1.1.5 does otherwise; not run on a peer")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if PEER == "pyrunc":
+        return
+    left_out = [item for item in items if item.get_closest_marker("differs")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def peer() -> str:
+    return "" if PEER == "pyrunc" else PEER
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    def wait(condition: Callable[[], Any], what: str = "", timeout: float = 20) -> Any:
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout} s: {what or condition}", pytrace=False)
+            time.sleep(0.005)
+        return found
+
+    return wait
+
+
+@pytest.fixture
+def make(bundle: Any) -> Callable[..., Any]:
+    """A bundle whose config was edited."""
+
+    def make(edit: Edit, *args: str) -> Any:
+        made = bundle(*args)
+        if edit:
+            edit(made.config)
+            made.write()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def report(pyrunc: Any, make: Any) -> Callable[..., Any]:
+    def report(edit: Edit = None, *sysctls: str, options: tuple[str, ...] = (), **popen: Any) -> Any:
+        made = make(edit, "/bin/probe", "report", *sysctls)
+        result = pyrunc("run", "-b", made, *options, pyrunc.id("report"), **popen)
+        found = result.json()
+        found["stderr"] = result.err
+        return found
+
+    return report
+
+
+def _words(actions: tuple[str | list[str], ...]) -> list[str]:
+    words: list[str] = []
+    for action in actions:
+        words += [*(["--"] if words else []), *(action.split() if isinstance(action, str) else action)]
+    return words
+
+
+@pytest.fixture
+def each(pyrunc: Any, make: Any) -> Callable[..., list[dict[str, Any]]]:
+    def each(edit: Edit, *actions: str | list[str], options: tuple[str, ...] = ()) -> Any:
+        made = make(edit, "/bin/probe", "each", *_words(actions))
+        return pyrunc("run", "-b", made, *options, pyrunc.id("each")).json()
+
+    return each
+
+
+@pytest.fixture
+def refused(pyrunc: Any, make: Any) -> Callable[..., str]:
+    def refused(edit: Edit, *words: str, options: tuple[str, ...] = (), args: tuple[str, ...] = ()) -> str:
+        made = make(edit, *args)
+        id_ = pyrunc.id("refused")
+        error: str = pyrunc.fails("create", "-b", made, *options, id_)
+        for word in words:  # runc's log line has its quotes escaped
+            assert word in error.replace('\\"', '"'), error
+        gone(pyrunc, id_, made)
+        return error
+
+    return refused
+
+
+def gone(pyrunc: Any, id_: str, made: Any) -> None:
+    """Nothing is left of a container: no state, no cgroup (its processes and mounts are looked for at the end)."""
+    assert not pyrunc.exists(id_)
+    assert not (pyrunc.root / id_).exists()
+    path = made.config.get("linux", {}).get("cgroupsPath", "/nowhere").lstrip("/")
+    assert [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{path}")] == []
+
+
+@pytest.fixture(name="gone")
+def _gone() -> Callable[..., None]:
+    return gone
+
+
+class Box:
+    """A running container."""
+
+    def __init__(self, pyrunc: Any, bundle: Any, id_: str, pid: int) -> None:
+        self.pyrunc, self.bundle, self.id, self.pid = pyrunc, bundle, id_, pid
+
+    def exec(self, *args: str, options: tuple[str, ...] = (), **more: Any) -> Any:
+        return self.pyrunc("exec", *options, self.id, *args, **more)
+
+    def report(self, *sysctls: str, options: tuple[str, ...] = (), **more: Any) -> Any:
+        return self.exec("/bin/probe", "report", *sysctls, options=options, **more).json()
+
+    def each(self, *actions: str | list[str], options: tuple[str, ...] = ()) -> Any:
+        return self.exec("/bin/probe", "each", *_words(actions), options=options).json()
+
+    def process(self, **changes: Any) -> Path:
+        """A process.json: the container's process, changed."""
+        path: Path = self.bundle.path / f"process{len(os.listdir(self.bundle.path))}.json"
+        path.write_text(json.dumps({**self.bundle.config["process"], **changes}))
+        return path
+
+    def cgroup(self, controller: str) -> Path:
+        for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            if controller in names.split(","):
+                return Path("/sys/fs/cgroup", controller) / path.lstrip("/")
+        raise AssertionError(f"no cgroup of {controller}")
+
+
+@pytest.fixture
+def running(pyrunc: Any, make: Any) -> Callable[..., Box]:
+    def running(edit: Edit = None, *args: str, name: str = "box", options: tuple[str, ...] = ()) -> Box:
+        made = make(edit, *(args or ("/bin/probe", "sleep", "1000")))
+        id_ = pyrunc.id(name)
+        pyrunc("create", "-b", made, *options, id_)
+        box = Box(pyrunc, made, id_, pyrunc.pid(id_))
+        pyrunc("start", id_)
+        return box
+
+    return running
+
+
+@pytest.fixture
+def holder(pyrunc: Any) -> Iterator[Callable[..., int]]:
+    """holder("-n", "-u"): the pid of a process in new namespaces, to be joined by path."""
+    held: list[subprocess.Popen[bytes]] = []
+
+    def hold(*flags: str) -> int:
+        # `echo` says that unshare has done its work; `cat` waits for the end of its input
+        child = subprocess.Popen(
+            ["unshare", *flags, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        held.append(child)
+        assert child.stdout and child.stdout.readline() == b"\n"
+        return child.pid
+
+    yield hold
+    for child in held:
+        child.communicate()
+
+
+def mount_of(found: dict[str, Any], point: str) -> dict[str, Any]:
+    """The topmost mount on a path, of a report."""
+    there = [mount for mount in found["mounts"] if mount["point"] == point]
+    assert there, f"nothing is mounted on {point}: {[m['point'] for m in found['mounts']]}"
+    top: dict[str, Any] = there[-1]
+    return top
+
+
+@pytest.fixture(name="mount_of", scope="session")
+def _mount_of() -> Callable[..., dict[str, Any]]:
+    return mount_of

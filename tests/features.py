@@ -1,0 +1,117 @@
+"""What a kernel or a host may lack: every feature that a test may require, by name, with the question put to the machine.
+
+These are the only reasons for which a test may be skipped; `@pytest.mark.requires("cgroup-v2")` names one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _capability(number: int) -> bool:
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", text("/proc/self/status"), re.M)
+    return bool(found and int(found[1], 16) >> number & 1)
+
+
+def _v1(file: str) -> bool:
+    """Whether a cgroup v1 hierarchy has the file in a cgroup below its root."""
+    controller = file.partition(".")[0]
+    for line in text("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - cgroup ")
+        if right and controller in right.split()[-1].split(","):
+            point = Path(left.split()[4])
+            if (point / file).exists():
+                return True
+            new = point / f"probe-{os.getpid()}"
+            try:
+                new.mkdir()
+            except OSError:
+                return False
+            try:
+                return (new / file).exists()
+            finally:
+                new.rmdir()
+    return False
+
+
+def _idmapped(directory: str) -> bool:
+    """Whether the file system of `directory` can be mounted with an id mapping (mount_setattr(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    child = subprocess.Popen(["unshare", "-U", "sleep", "10"], start_new_session=True)
+    try:
+        own, deadline = os.readlink("/proc/self/ns/user"), time.monotonic() + 5
+        while os.readlink(f"/proc/{child.pid}/ns/user") == own and time.monotonic() < deadline:
+            os.sched_yield()
+        Path(f"/proc/{child.pid}/uid_map").write_text("0 1000 1")
+        Path(f"/proc/{child.pid}/gid_map").write_text("0 1000 1")
+        ns = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY)
+        tree = libc.syscall(428, -100, directory.encode(), 1 | 0o2000000)  # open_tree: OPEN_TREE_CLONE, O_CLOEXEC
+        if tree < 0:
+            return False
+        attr = (ctypes.c_uint64 * 4)(0x00100000, 0, 0, ns)  # MOUNT_ATTR_IDMAP
+        done = libc.syscall(442, tree, b"", 0x1000, ctypes.byref(attr), 32)
+        os.close(tree)
+        os.close(ns)
+        return int(done) == 0
+    except OSError:
+        return False
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _makes(*command: str) -> bool:
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+#: name -> does this machine have it; the only reasons for which a test may be skipped
+FEATURES: dict[str, Callable[[], bool]] = {
+    "cap-sys-resource": lambda: _capability(24),
+    "lsm-apparmor": lambda: text("/sys/module/apparmor/parameters/enabled").startswith("Y"),
+    "lsm-selinux": lambda: os.path.exists("/sys/fs/selinux/status"),
+    "cgroup-v1": lambda: os.path.exists("/sys/fs/cgroup") and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
+    "cgroup-v2": lambda: os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
+    "blkio-weight-v1": lambda: _v1("blkio.weight") or _v1("blkio.bfq.weight"),
+    "blkio-throttle-v1": lambda: _v1("blkio.throttle.read_bps_device"),
+    "cpu-bandwidth-v1": lambda: _v1("cpu.cfs_quota_us"),
+    "cpu-rt-v1": lambda: _v1("cpu.rt_runtime_us"),
+    "hugetlb-v1": lambda: _v1("hugetlb.2MB.limit_in_bytes"),
+    "memory-swap-v1": lambda: _v1("memory.memsw.limit_in_bytes"),
+    "net_cls-v1": lambda: _v1("net_cls.classid"),
+    "net_prio-v1": lambda: _v1("net_prio.ifpriomap"),
+    "rdma-v1": lambda: _v1("rdma.max"),
+    "time-namespace": lambda: os.path.exists("/proc/self/ns/time"),
+    "user-namespace": lambda: _makes("unshare", "-U", "true"),
+    "idmapped-mount": lambda: _idmapped(tempfile.gettempdir()),
+    "idmapped-tmpfs": lambda: _idmapped("/dev/shm"),
+    "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
+    "keyring": lambda: os.path.exists("/proc/keys"),
+    "systemd": lambda: os.path.isdir("/run/systemd/system"),
+    "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
+    "x86-64": lambda: platform.machine() == "x86_64",
+    "i386-calls": lambda: os.path.exists("/proc/sys/abi/vsyscall32"),
+}
+_known: dict[str, bool] = {}
+
+
+def has(feature: str) -> bool:
+    """Whether this machine has the feature, asked of it once."""
+    if feature not in _known:
+        _known[feature] = FEATURES[feature]()
+    return _known[feature]

@@ -1,0 +1,76 @@
+"""The table of commands and options is well formed, and has what callers give."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from runtime.cli import grammar
+from runtime.cli.argv import attribute
+
+EVERY = [("", option) for option in grammar.GLOBAL] + [
+    (name, option) for name, command in grammar.COMMANDS.items() for option in command[2]
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), EVERY, ids=lambda value: value if isinstance(value, str) else value[0][0]
+)
+def test_an_option_is_well_formed(command: str, option: grammar.Option) -> None:
+    names, kind, default, metavar, text = option
+    assert all(re.fullmatch(r"[a-z][a-z-]*", name) for name in names)
+    assert len(names[0]) > 1, "the long name comes first"
+    assert kind in (grammar.FLAG, grammar.TEXT, grammar.INT, grammar.DURATION, grammar.CHOICE, grammar.LIST)
+    assert (kind == grammar.FLAG) == (metavar == "")
+    assert text and text[-1] not in ".?!" and "\n" not in text
+    if kind == grammar.FLAG:
+        assert default is False
+    if kind == grammar.CHOICE:
+        assert default == "" or default in metavar.split("|")
+
+
+@pytest.mark.parametrize("command", grammar.COMMANDS)
+def test_a_command_has_no_name_twice(command: str) -> None:
+    _, positionals, options, _ = grammar.COMMANDS[command]
+    names = [name for option in (*options, grammar.HELP) for name in option[0]]
+    assert len(names) == len(set(names))
+    attributes = [attribute(option) for option in options] + [positional[0] for positional in positionals]
+    assert len(attributes) == len(set(attributes))
+    assert "command" not in attributes, "taken by the command itself"
+
+
+@pytest.mark.parametrize("command", grammar.COMMANDS)
+def test_a_payload_comes_last_and_at_most_once(command: str) -> None:
+    needs = [need for _, need, _ in grammar.COMMANDS[command][1]]
+    assert grammar.PAYLOAD not in needs[:-1]
+    assert needs == sorted(needs, key=(grammar.ONE, grammar.MAYBE, grammar.PAYLOAD).index)
+
+
+def test_commands_of_a_later_day_are_not_listed() -> None:
+    # podman asks `checkpoint --help` whether there are checkpoints
+    assert not {"checkpoint", "restore", "update", "events"} & set(grammar.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("create", "bundle b console-socket pidfd-socket pid-file no-pivot no-new-keyring preserve-fds config f"),
+        ("run", "bundle b console-socket pid-file no-pivot no-new-keyring preserve-fds detach d keep no-subreaper"),
+        (
+            "exec",
+            "process p detach d pid-file console-socket pidfd-socket tty t cwd user u additional-gids g env e cap c no-new-privs "
+            "process-label apparmor preserve-fds cgroup ignore-paused",
+        ),
+        ("kill", "all a"),
+        ("delete", "force f"),
+        ("list", "format f quiet q"),
+        ("ps", "format f"),
+        ("spec", "bundle b rootless"),
+        ("validate", "json strict"),
+        ("plan", "json"),
+    ],
+)
+def test_the_options_of_runc_are_there(command: str, wanted: str) -> None:
+    names = {name for option in grammar.COMMANDS[command][2] for name in option[0]}
+    assert set(wanted.split()) <= names

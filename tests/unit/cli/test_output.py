@@ -1,0 +1,70 @@
+"""Standard output, and JSON as runc lays it out."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.cli import output
+from runtime.errors import KernelError
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_documents_decode_to_the_value(value: object) -> None:
+    assert json.loads(output.document(value, "  ")) == value
+    assert json.loads(output.compact(value)) == value
+    assert output.document(value, "\t") == json.dumps(value, indent="\t", ensure_ascii=False)
+
+
+def test_compact_is_gos() -> None:
+    assert output.compact([{"a": 1, "b": "x"}, 2]) == '[{"a":1,"b":"x"},2]'
+
+
+def with_stdout(fd: int, text: str) -> None:
+    saved = os.dup(1)
+    os.dup2(fd, 1)
+    try:
+        output.write(text)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def test_all_of_a_long_text_is_written(tmp_path: object) -> None:
+    fd = os.memfd_create("out")
+    with_stdout(fd, "x" * 3_000_000)
+    assert os.fstat(fd).st_size == 3_000_000
+    os.close(fd)
+
+
+def test_a_file_name_goes_out_as_it_came() -> None:
+    fd = os.memfd_create("out")
+    with_stdout(fd, "a\udcffb")
+    assert os.pread(fd, 9, 0) == b"a\xffb"
+    os.close(fd)
+
+
+def test_a_reader_that_left_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(output.Closed) as caught:
+        with_stdout(writing, "text")
+    os.close(writing)
+    assert (caught.value.message, caught.value.status) == ("", 141)
+
+
+def test_a_full_device_is_an_error() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(KernelError, match="no space left on device"):
+        with_stdout(fd, "text")
+    os.close(fd)

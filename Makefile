@@ -95,7 +95,7 @@ $(VENV)/.installed: $(HERE)/constraints.txt
 
 $(BUILD)/.kernel: $(KERNEL) $(VENV)/.installed
 	@touch $@.new
-	@[ ! -f $(HERE)/runtime/kernel/build.py ] || $(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel
+	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel
 	@mv $@.new $@
 
 $(BUILD)/.staged: $(STAGED) $(LIST) $(HERE)/stage.py $(BUILD)/.kernel
@@ -108,7 +108,11 @@ $(BUILD)/.staged: $(STAGED) $(LIST) $(HERE)/stage.py $(BUILD)/.kernel
 # what the tests passed with is what runs.
 install: build ## install to $(DESTDIR)$(PREFIX): bin/pyrunc, lib/pyrunc
 	@$(PY) -I $(HERE)/stage.py --lib $(PREFIX)/lib/pyrunc --bin $(PREFIX)/bin --kernel $(BUILD)/kernel --interpreter $(PY) $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
-	@if [ -d $(BUILD)/man ]; then mkdir -p $(DESTDIR)$(PREFIX)/share/man/man8; cp $(BUILD)/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/; fi
+	@cd $(HERE) && $(PY) -m runtime.cli.generate $(BUILD)/share
+	@share=$(abspath $(DESTDIR)/$(PREFIX))/share; cd $(BUILD)/share; \
+	install -d $$share/man/man8 $$share/bash-completion/completions $$share/zsh/site-functions $$share/fish/vendor_completions.d; \
+	install -m 644 man/man8/* $$share/man/man8; install -m 644 completions/bash/* $$share/bash-completion/completions; \
+	install -m 644 completions/zsh/* $$share/zsh/site-functions; install -m 644 completions/fish/* $$share/fish/vendor_completions.d
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
 wheel: build ## dist/pyrunc-*.whl, with the compiled extension
@@ -154,6 +158,7 @@ check-root: build ## kernel, cli, attacks (shim): what needs root
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
+	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
 
 conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
@@ -171,8 +176,8 @@ fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60
 	@$(call need,clang libclang-rt-14-dev)
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
 	@mkdir -p $(BUILD)/corpus
-	@$(BUILD)/kernel/planfuzz -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
+	@$(BUILD)/fuzz-plan -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
 
 specs: build ## regenerate what is generated and committed; CI fails on a difference
-	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.ops
-	@[ -z "$${CI-}" ] || git -C $(HERE) diff --exit-code -- specs runtime/kernel
+	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libseccomp_build
+	@[ -z "$${CI-}" ] || git -C $(HERE) diff --exit-code -- specs runtime

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).resolve().parent
 PACKAGES = ("runtime", "shim", "specs")
-SUFFIXES = {".py", ".json", ".so", ".typed"}
+SUFFIXES = {".py", ".json", ".typed"}
+#: programs that write files of the tree, and run only while it is built
+BUILDERS = {"build.py", "libseccomp_build.py"}
 #: what the packages import of other people's; their own requirements follow by themselves
 DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
 #: launcher -> the module whose main() it calls; one whose module does not exist is not written
@@ -58,7 +60,7 @@ def main() -> int:
     if arguments.site is None:
         wanted |= dict(vendored(lib / "site-packages"))
     for target, source in wanted.items():
-        put(target, source.read_bytes(), 0o755 if source.suffix == ".so" else 0o644)
+        put(target, source.read_bytes(), 0o755 if is_program(source) else 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
     prune(lib, set(wanted) | stamps)
 
@@ -70,6 +72,11 @@ def main() -> int:
     return 0
 
 
+def is_program(source: Path) -> bool:
+    """What the kernel maps as code: shared objects and the static image."""
+    return source.suffix == ".so" or source.name == "image"
+
+
 def under(destdir: Path, path: Path) -> Path:
     """`path` as it is called while it is being written, below DESTDIR."""
     return destdir / path.relative_to("/") if destdir != Path("/") else path
@@ -77,11 +84,13 @@ def under(destdir: Path, path: Path) -> Path:
 
 def packages(lib: Path, kernel: Path) -> Iterator[tuple[Path, Path]]:
     """Every (target, source) of our own packages; what build.py made lies over what the tree holds."""
-    for root in (SOURCE, kernel):
-        for package in PACKAGES:
-            for source in sorted((root / package).rglob("*")):
-                if source.suffix in SUFFIXES and "__pycache__" not in source.parts and source.name != "build.py":
-                    yield lib / source.relative_to(root), source
+    for package in PACKAGES:
+        for source in sorted((SOURCE / package).rglob("*")):
+            if source.suffix in SUFFIXES and "__pycache__" not in source.parts and source.name not in BUILDERS:
+                yield lib / source.relative_to(SOURCE), source
+    for source in sorted((kernel / "runtime").rglob("*")):
+        if source.is_file() and not source.name.startswith(".") and "__pycache__" not in source.parts:
+            yield lib / source.relative_to(kernel), source
 
 
 def vendored(site: Path) -> Iterator[tuple[Path, Path]]:

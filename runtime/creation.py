@@ -60,6 +60,8 @@ class Making:
         request.rootfs = os.path.join(self.bundle.path, self.config["root"]["path"])
         request.cgroup_steps = [(step, "") for step in self.cgroup.steps(self.config)]
         request.join_steps = self.cgroup.join_steps()
+        request.self_join_steps = self.cgroup.self_join_steps()
+        request.clone_into = self.cgroup.clone_into()
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
         request.listen_fds = listen_fds()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIGPIPE, SIGCHLD, SIGWINCH = 13, 17, 28
 #: not forwarded: ours to handle, or about our own descriptors
 _OWN = frozenset((SIGPIPE, SIGCHLD, SIGWINCH))
-_ALL = range(1, 65)
+_ALL = _signal.valid_signals()  # without the two that the C library keeps
 
 
 def prepare(is_subreaper: bool) -> None:

@@ -60,7 +60,10 @@ class Joining:
         request.host = self.host
         request.rootfs = self.saved["rootfs"]
         request.cgroup_steps = []
-        request.join_steps = self.cgroup.join_steps(getattr(self.options, "cgroup", None) or [])
+        sub_cgroups = getattr(self.options, "cgroup", None) or []
+        request.join_steps = self.cgroup.join_steps(sub_cgroups)
+        request.self_join_steps = self.cgroup.self_join_steps(sub_cgroups)
+        request.clone_into = self.cgroup.clone_into(sub_cgroups)
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
         request.listen_fds = creation.listen_fds()

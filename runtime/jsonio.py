@@ -45,7 +45,6 @@ class _Rules:
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_constant)
-    memo: dict[str, str] = {}
 
 
 _scan = make_scanner(_Rules) if make_scanner is not None else None
@@ -67,7 +66,8 @@ def loads(
         value, end = _scan(text, start) if _scan is not None else _slow_scan(text, start)
         if end != len(text) and text[end:].strip(_WHITESPACE):
             raise ValueError
-    except (ValueError, StopIteration, RecursionError, _NotANumber):
+    except (ValueError, StopIteration, RecursionError, _NotANumber, SystemError):
+        # SystemError: the scanner's own error class is json.decoder's, which it does not find while that is not imported
         _explain_text(data, source)
     if _is_deep(value, depth):
         raise ConfigError("", f"nested deeper than {depth} levels", source=source)
@@ -179,7 +179,7 @@ def _explain_text(data: bytes, source: str) -> NoReturn:
         text = data.decode()
     except UnicodeDecodeError as error:
         text = data[: error.start].decode()
-        raise fault(f"not UTF-8: byte {data[error.start]:#04x}", error.start and len(text)) from None
+        raise fault(f"not UTF-8: byte {data[error.start]:#04x}", len(text)) from None
     if text.startswith("\ufeff"):
         raise fault("starts with a byte order mark, which JSON does not allow", 0)
     if not text.strip(_WHITESPACE):
@@ -188,7 +188,7 @@ def _explain_text(data: bytes, source: str) -> NoReturn:
         json.loads(text, parse_constant=_constant)
     except json.JSONDecodeError as error:
         found = text[error.pos : error.pos + 1]
-        why = error.msg[:1].lower() + error.msg[1:]
+        why = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
         if not text[error.pos :].strip(_WHITESPACE):
             why += ", found the end: the document is cut off"
         elif found.isprintable() and not found.isspace():

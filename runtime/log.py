@@ -9,7 +9,7 @@ error gets nothing at all from a command that succeeds, because go-runc reads it
 
 The file is opened when there is something to write, and not at start as in runc: most commands have nothing to say, its
 readers take a missing file for an empty one, and each open on the way of every command is paid by every command.
-Only `__main__` reports errors here; below floor 4 nothing is logged above debug. Hot: no import but what is loaded anyway.
+Only `__main__` reports errors here; below floor 4 nothing is logged above debug. Hot: it imports what is loaded anyway.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 
-from _json import encode_basestring
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,15 +94,15 @@ def _line(level: str, message: str, record: dict[str, Any]) -> str:
     ]
     if not _is_json:
         more = "".join(f" {key}={_scalar(value)}" for key, value in extra)
-        return f'time="{now}" level={level} msg={encode_basestring(message)}{more}\n'
-    more = "".join(f",{encode_basestring(key)}:{_scalar(value)}" for key, value in extra)
-    return f'{{"level":"{level}","msg":{encode_basestring(message)},"time":"{now}"{more}}}\n'
+        return f'time="{now}" level={level} msg={dumps(message)}{more}\n'
+    more = "".join(f",{dumps(key)}:{_scalar(value)}" for key, value in extra)
+    return f'{{"level":"{level}","msg":{dumps(message)},"time":"{now}"{more}}}\n'
 
 
 def _scalar(value: Any) -> str:
     if type(value) is bool:
         return "true" if value else "false"
-    return str(value) if type(value) is int else encode_basestring(one_line(str(value)))
+    return str(value) if type(value) is int else dumps(one_line(str(value)))
 
 
 def one_line(text: str) -> str:

@@ -50,9 +50,9 @@ OPS: dict[str, tuple[int, str, str]] = {
     "setns": (4, "{r0} {a:ns}", "setns(r0, a); r0 is a namespace or, with several flags, a pidfd"),
     "fork": (
         5,
-        "",
-        "clone(CLONE_PARENT): the old process sends PID(child's pid) and exits 0; the child goes on when the parent has "
-        "answered, so that its first message cannot overtake its pid",
+        "{<r0}",
+        "clone3(CLONE_PARENT, into the cgroup r0 where one is given): the old process sends PID(child's pid) and exits 0; the child "
+        "goes on when the parent has answered, so that its first message cannot overtake its pid",
     ),
     "setsid": (6, "", "setsid()"),
     "prctl": (7, "{a:prctl} {b}", "prctl(a, b, c, 0, 0)"),
@@ -168,7 +168,7 @@ OPS: dict[str, tuple[int, str, str]] = {
         44,
         "{s0}",
         "make what is missing of s0 inside the root r1 if r1 is given (a: mode); then open s0 without following magic links, fchdir, and check "
-        "with getcwd that it lies below the root (CVE-2024-21626)",
+        "with getcwd that it lies below the root (CVE-2024-21626); with b it is a second try, and nothing where an earlier one went well",
     ),
     # -- terminal and standard descriptors -------------------------------------------------------------------------
     "open-pty": (
@@ -213,7 +213,7 @@ OPS: dict[str, tuple[int, str, str]] = {
     "close-range": (
         53,
         "from {a}",
-        "close every descriptor from the first after the preserved ones, but for r0 and r1 (given a number, kept close-on-exec)",
+        "close every descriptor from the first after the preserved ones, but for r0, r1 and r2 (given a number, kept close-on-exec)",
     ),
     "exec": (
         54,

@@ -224,12 +224,12 @@ _FILLS = {
     "fsmount": ("r1",), "open-tree": ("r0",), "open-pty": ("r0", "r2"), "mask": ("r2",), "seccomp": ("r0",),
 }  # fmt: skip
 _READS = {
-    "ask": ("r1",), "fifo": ("r0", "r1"), "setns": ("r0",), "open": ("r1",), "close": ("r0",), "write": ("r1",),
+    "ask": ("r1",), "fifo": ("r0", "r1"), "fork": ("r0",), "setns": ("r0",), "open": ("r1",), "close": ("r0",), "write": ("r1",),
     "mkdirs": ("r1",), "mountpoint": ("r1", "r2"), "symlink": ("r1",), "mknod": ("r1",), "check-device": ("r0",),
     "fspick": ("r1",), "fsconfig": ("r0", "r1"), "fsmount": ("r0",), "open-tree": ("r1",), "move-mount": ("r0", "r1"),
     "mount-setattr": ("r0", "r1"), "copy-up": ("r0", "r1"), "mask": ("r0", "r1"), "readonly": ("r1",),
     "pivot-root": ("r0",), "chroot": ("r0",), "chdir": ("r1",), "open-pty": ("r1",), "ctty": ("r0",),
-    "reopen-null": ("r1",), "run-hook": ("r0",), "close-range": ("r0", "r1"),
+    "reopen-null": ("r1",), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"),
 }  # fmt: skip
 #: ops that name a path on the host when they have no register to start from
 _HOST_PATHS = frozenset(
@@ -251,7 +251,7 @@ def check(plan: Plan) -> None:
     if not ops or ops[-1].name != "exec":
         raise PlanError("plan: exec is not the last op")
     have = set(plan.inherited)
-    pivoted = closed = seccomped = False
+    pivoted = closed = seccomped = bounded = False
     rank = 0
     for index, op in enumerate(ops):
         name = op.name
@@ -275,13 +275,15 @@ def check(plan: Plan) -> None:
             pivoted = True
         elif name == "close-range":
             closed = True
-            have &= {op.r0, op.r1}
+            have &= {op.r0, op.r1, op.r2}
         elif name == "chdir" and not closed:
             # CVE-2024-21626: with a descriptor of the host still open, /proc/self/fd/N is a way out of the root
             raise PlanError(f"plan: chdir before close-range [init {index}]")
         elif name in _CREDENTIALS:
-            # a second round may follow where the uid changes twice; within a round the order holds
+            # becoming root of a user namespace is a round of its own, which the bounding set of the second one ends
             place = _CREDENTIALS.index(name)
+            if name == "bounding" and not bounded:
+                bounded, rank = True, 0
             if place < rank:
                 raise PlanError(f"plan: {name} after {_CREDENTIALS[rank]} [init {index}]")
             rank = place

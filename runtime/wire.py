@@ -119,7 +119,24 @@ def tail(plan: Plan) -> dict[str, list[str]]:
 def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -> KernelError:
     """The same from the state file's copy of an op: [name, words, pointer]."""
     name, attempt, where = record
-    kind = ExecError if name in ("find-exec", "exec") else KernelError
-    error = kind(attempt, errno, f"init {index}", detail.decode("utf-8", "replace").strip())
+    if name in ("find-exec", "exec"):
+        return program_error(attempt.removeprefix('exec: "').removesuffix('"'), errno, where, is_found=name == "exec")
+    error = KernelError(attempt, errno, f"init {index}", detail.decode("utf-8", "replace").strip())
+    error.record["pointer"] = where
+    return error
+
+
+def program_error(name: str, errno: int = 2, where: str = "/process/args/0", *, is_found: bool = False) -> ExecError:
+    """The error for a program that is not there or cannot be executed, word for word runc's: engines search for it.
+
+    A name without a slash was looked for in PATH, where one that cannot be executed is as good as none.
+    """
+    error = ExecError(f'exec: "{name}"', errno)
+    if not is_found and "/" not in name:
+        error.message = f'exec: "{name}": executable file not found in $PATH'
+    elif not is_found and errno in (2, 20):
+        # Go's exec.LookPath stats a path that was given as one
+        error.message = f'exec: "{name}": stat {name}: {error.message.rpartition(": ")[2]}'
+    error.args = (error.message,)
     error.record["pointer"] = where
     return error

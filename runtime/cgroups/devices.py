@@ -48,7 +48,8 @@ DEFAULTS: tuple[tuple[Node, int], ...] = (
 
 def state(rules: list[dict[str, Any]] | None) -> State:
     """What the rules come to, with the devices that every container has."""
-    default, exceptions = False, {}
+    default = False
+    exceptions: dict[Node, int] = {}
     for index, rule in enumerate(rules or ()):
         allow = bool(rule.get("allow"))
         kinds, major, minor, access = _parsed(rule, index)

@@ -14,7 +14,7 @@ import time
 from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EROFS
 
 from runtime.cgroups import walk
-from runtime.errors import CgroupError, ConfigError, Unsupported
+from runtime.errors import CgroupError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Step = tuple[str, str, str]
 
-FREEZE_S = 5.0
 DESTROY_S = 5.0
 _MAX_LIMIT = (1 << 63) - (1 << 16)  # what v1 reports for no limit is this, rounded to pages of at most 64 KiB
 
@@ -51,24 +50,27 @@ class Cgroup:
 
     def describe(self) -> str:
         """For a person: the path below the hierarchies' mounts."""
-        return self._place("devices") or next(iter(self.paths.values()), "no cgroup")
+        return self.place("devices") or next(iter(self.paths.values()), "no cgroup")
 
     def state(self) -> dict[str, Any]:
         """What `from_state` needs to find it again; JSON."""
         return {"version": self.version, "paths": self.paths}
 
-    def _place(self, controller: str) -> str:
+    def place(self, controller: str) -> str:
+        """Its directory for a controller, empty if there is none."""
         return self.paths.get("" if self.version == 2 else controller, "")
 
-    def _directories(self) -> list[str]:
+    def directories(self) -> list[str]:
+        """Every directory of it once."""
         return list(dict.fromkeys(self.paths.values()))  # cpu and cpuacct may be one hierarchy
 
     def exists(self) -> bool:
         """Whether it is there (runc asks the devices hierarchy alone)."""
-        return os.path.isdir(self._main())
+        return os.path.isdir(self.main())
 
-    def _main(self) -> str:
-        return self._place("devices") or next(iter(self.paths.values()))
+    def main(self) -> str:
+        """The directory that stands for all: the devices hierarchy's, as in runc."""
+        return self.place("devices") or next(iter(self.paths.values()))
 
     # -- making it ---------------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class Cgroup:
         """Do one step; raise CgroupError or Unsupported with the kernel's words."""
         kind, target, value = step
         if kind == "write":
-            self._write(target, value)
+            self.write(target, value)
         elif kind == "mkdir":
             self._mkdir(target)
         else:
@@ -125,22 +127,24 @@ class Cgroup:
 
     def _take_over(self, path: str) -> None:
         """Refuse a cgroup that another container is in, as runc does: limits and kills would be for both."""
-        if path == self._main():
+        if path == self.main():
             found = walk.pids(path)
             if found:
                 self.is_foreign = True
                 raise CgroupError(f"container's cgroup is not empty: {len(found)} process(es) found in {path}")
-        if path == self._place("freezer") and self.is_frozen():
+        if path == self.place("freezer") and self.is_frozen():
             self.is_foreign = True
             raise CgroupError(f"container's cgroup unexpectedly frozen: {path}")
 
-    def _write(self, path: str, value: str) -> None:
+    def write(self, path: str, value: str) -> None:
+        """Write a value to one of its files, or raise what the kernel says to it."""
         try:
             write(path, value)
         except OSError as error:
-            raise self._why(path, value, error) from None
+            raise self.why(path, value, error) from None
 
-    def _why(self, path: str, value: str, error: OSError) -> CgroupError | Unsupported:
+    def why(self, path: str, value: str, error: OSError) -> CgroupError | Unsupported:
+        """The error to raise for a write that the kernel refused."""
         folder, _, file = path.rpartition("/")
         if error.errno == EBUSY and file == "memory.limit_in_bytes":
             usage, peak = (walk.number(f"{folder}/memory.{name}_in_bytes") for name in ("usage", "max_usage"))
@@ -149,7 +153,9 @@ class Cgroup:
             return Unsupported(f'write "{value}" to {path}: this kernel or this cgroup has no {file}')
         if error.errno == EOPNOTSUPP and self.version == 2:
             kind = walk.text(f"{folder}/cgroup.type").strip()
-            return CgroupError(f'write "{value}" to {path}: the cgroup is "{kind}": a cgroup above holds processes itself')
+            return CgroupError(
+                f'write "{value}" to {path}: the cgroup is "{kind}": a cgroup above holds processes itself'
+            )
         return failed(f'write "{value}" to {path}', error)
 
     # -- joining it --------------------------------------------------------------------------------------------------------
@@ -159,20 +165,22 @@ class Cgroup:
         return [("write", f"{path}/cgroup.procs", "$PID") for path in self._joined(sub_cgroups)]
 
     def self_join_steps(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> list[Step]:
-        """The same for a process of one thread that puts itself in; empty where it cannot (cgroup v2).
+        """The v1 part of it for a process of one thread that puts itself in, each a write of "0"; the rest is `clone_into`.
 
-        On v1 this takes a hundredth of the time: for thread 0, the writer, `tasks` needs no lock against forks, and taking
-        that lock waits for an RCU grace period, about 15 ms (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
+        This takes a fiftieth of the time: for thread 0, the writer, `tasks` needs no lock against forks, and taking that
+        lock waits for an RCU grace period, about 15 ms (cgroup_procs_write_start in kernel/cgroup/cgroup.c).
         """
-        paths = self._joined(sub_cgroups)
-        # the unified hierarchy beside v1 has no file `tasks`
-        unified = self.paths.get("", "") if self.version == 1 else ""
-        if self.version == 2:
-            return []
-        return [
-            ("write", f"{path}/{'cgroup.procs' if unified and path.startswith(unified) else 'tasks'}", "0")
-            for path in paths
-        ]
+        v2 = self.clone_into(sub_cgroups)
+        return [("write", f"{path}/tasks", "0") for path in self._joined(sub_cgroups) if path != v2]
+
+    def clone_into(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> str:
+        """The v2 directory for clone3(2) with CLONE_INTO_CGROUP, which needs no lock either; empty if there is none."""
+        paths = self.paths
+        if sub_cgroups:
+            from runtime.cgroups import making
+
+            paths = making.below(self, sub_cgroups)
+        return paths.get("", "")
 
     def _joined(self, sub_cgroups: list[str] | tuple[str, ...]) -> list[str]:
         paths = self.paths
@@ -197,16 +205,16 @@ class Cgroup:
             except OSError as error:
                 # EINVAL: a process so new that the scheduler does not know it yet
                 if error.errno != EINVAL:
-                    raise self._why(path, str(pid), error) from None
+                    raise self.why(path, str(pid), error) from None
                 why = error
                 time.sleep(0.03)
-        raise self._why(path, str(pid), why) from None
+        raise self.why(path, str(pid), why) from None
 
     # -- who is in it ------------------------------------------------------------------------------------------------------
 
     def pids(self) -> list[int]:
         """Every process in it and below it, sorted."""
-        return walk.pids(self._main()) if self.paths else []
+        return walk.pids(self.main()) if self.paths else []
 
     def is_empty(self) -> bool:
         """Whether no process is in it or below it."""
@@ -214,7 +222,7 @@ class Cgroup:
 
     def kill(self, signal: int) -> None:
         """Send a signal to every process in it and below it; with SIGKILL none can get away by forking."""
-        main = self._main()
+        main = self.main()
         if walk.is_root(main, self.version):
             raise CgroupError(f"{main} is the root of a hierarchy and no container's cgroup")
         if signal == 9 and self.version == 2:
@@ -227,24 +235,27 @@ class Cgroup:
             except OSError as error:
                 if error.errno == ENODEV:
                     return
+        freezer = self.place("freezer")
         was_frozen = self.is_frozen()
-        try:
-            if not was_frozen:
+        if freezer and not was_frozen:
+            try:
                 # whoever is frozen can neither fork nor leave between being listed and being signalled
                 self.freeze()
-        except (CgroupError, Unsupported):
-            pass  # it can be killed nevertheless, if need be in several rounds by destroy()
+            except CgroupError:
+                pass  # what gets away now is found by the rounds of destroy()
         try:
             walk.signal(main, signal)
         finally:
-            if not was_frozen or (signal == 9 and self.version == 1):
-                self.thaw()  # v1: SIGKILL waits for it
+            if freezer and signal == 9 and self.version == 1:
+                walk.thaw(freezer, 1)  # SIGKILL waits for it, also where the container has frozen a part of itself
+            elif freezer and not was_frozen:
+                self.thaw()
 
     # -- pausing it --------------------------------------------------------------------------------------------------------
 
     def freezer_file(self) -> str:
         """The file that says whether it is frozen; empty if none does."""
-        path = self._place("freezer")
+        path = self.place("freezer")
         return path and f"{path}/{'freezer.state' if self.version == 1 else 'cgroup.freeze'}"
 
     def is_frozen(self) -> bool:
@@ -254,45 +265,15 @@ class Cgroup:
 
     def freeze(self) -> None:
         """Stop every process in it; raise CgroupError and leave it thawed if that cannot be done in time."""
-        path = self._freezer()
-        deadline = time.monotonic() + FREEZE_S
-        try:
-            (self._freeze_v1 if self.version == 1 else self._freeze_v2)(path, deadline)
-        except BaseException:
-            try:
-                self.thaw()  # half frozen is worse than either
-            except CgroupError:
-                pass
-            raise
+        from runtime.cgroups import freezer
+
+        freezer.freeze(self, self._freezer())
 
     def _freezer(self) -> str:
         path = self.freezer_file()
         if not path:
             raise Unsupported("cannot toggle freezer: cgroups not configured for container")
         return path
-
-    def _freeze_v1(self, path: str, deadline: float) -> None:
-        tries = 0
-        while True:
-            # FREEZING must be answered by writing again: the kernel does not go on by itself (freezer-subsystem.rst)
-            self._write(path, "FROZEN")
-            found = walk.text(path).strip()
-            if found == "FROZEN":
-                return
-            tries += 1
-            if time.monotonic() > deadline:
-                raise CgroupError(f"unable to freeze {path}: it is {found} after {FREEZE_S:g} s ({walk.stuck(self.pids())})")
-            if tries % 50 == 0:
-                # processes that keep appearing keep it from ever getting there: let them all go on for a moment
-                self._write(path, "THAWED")
-                time.sleep(0.01)
-            elif tries > 3:
-                time.sleep(0.0005)
-
-    def _freeze_v2(self, path: str, deadline: float) -> None:
-        self._write(path, "1")
-        if not walk.wait_for_event(os.path.dirname(path), "frozen 1", deadline):
-            raise CgroupError(f"unable to freeze {path}: not frozen after {FREEZE_S:g} s ({walk.stuck(self.pids())})")
 
     def thaw(self) -> None:
         """Let its processes go on."""
@@ -307,12 +288,16 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed for want of memory; 0 if nobody counts."""
-        path = self._place("memory")
-        return walk.value(f"{path}/{'memory.oom_control' if self.version == 1 else 'memory.events'}", "oom_kill") if path else 0
+        path = self.place("memory")
+        return (
+            walk.value(f"{path}/{'memory.oom_control' if self.version == 1 else 'memory.events'}", "oom_kill")
+            if path
+            else 0
+        )
 
     def memory_limit(self) -> int:
         """Its limit in bytes, 0 for none."""
-        path = self._place("memory")
+        path = self.place("memory")
         if self._limit > 0 or not path:
             return max(self._limit, 0)
         limit = walk.number(f"{path}/{'memory.limit_in_bytes' if self.version == 1 else 'memory.max'}")
@@ -324,7 +309,7 @@ class Cgroup:
         """Remove it, with every process that is still in it; what is not there is fine."""
         # One rmdir each is all it takes for a container that has ended.
         left = []
-        for path in dict.fromkeys(self.made) if self.is_foreign else self._directories():
+        for path in dict.fromkeys(self.made) if self.is_foreign else self.directories():
             try:
                 os.rmdir(path)
             except FileNotFoundError:
@@ -344,7 +329,7 @@ class Cgroup:
                 if walk.is_root(path, self.version):
                     raise CgroupError(f"{path} is the root of a hierarchy and no container's cgroup")
                 walk.signal(path, 9)
-                if path == self._place("freezer"):
+                if path == self.place("freezer"):
                     walk.thaw(path, self.version)  # v1: what the container froze itself does not die either
                 error = walk.remove(path)
                 if error is None:
@@ -377,13 +362,18 @@ def failed(attempt: str, error: OSError, detail: str = "") -> CgroupError:
     return CgroupError(f"{text} ({detail})" if detail else text, errno=error.errno or 0)
 
 
-def from_state(saved: dict[str, Any], host: Any) -> Cgroup:
-    """The cgroup that `state()` described."""
-    paths = saved.get("paths")
-    if saved.get("version") not in (1, 2) or type(paths) is not dict or not paths:
-        raise ConfigError("/cgroup", "is no cgroup of ours", source="state.json")
-    for path in paths.values():
-        # these directories are removed and the processes in them killed: nothing but plain absolute paths will do
-        if type(path) is not str or path.count("/") < 2 or path != os.path.normpath(path) or path[0] != "/":
-            raise ConfigError("/cgroup/paths", f"must be absolute and clean paths: {path!r}", source="state.json")
-    return Cgroup(saved["version"], paths, host)
+def attach_devices(path: str, program: bytes) -> None:
+    """Load a program that decides on devices and attach it to a v2 cgroup; the extension is needed for this alone."""
+    from runtime import kernel
+
+    cgroup_fd = program_fd = -1
+    try:
+        cgroup_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        program_fd = kernel.bpf_prog_load(program)
+        kernel.bpf_prog_attach(cgroup_fd, program_fd)
+    except OSError as error:
+        raise failed(f"attach the device rules to {path}", error) from None
+    finally:
+        for fd in (cgroup_fd, program_fd):
+            if fd >= 0:
+                os.close(fd)

@@ -228,7 +228,9 @@ def writes(version: int, resources: dict[str, Any], host: Any = None) -> list[Wr
             continue
         file = file_v1 if version == 1 else file_v2
         if file is None:
-            raise Unsupported(f"config.json: linux.resources.{prop}: cgroup v2 has no such limit, and this host has cgroup v2")
+            raise Unsupported(
+                f"config.json: linux.resources.{prop}: cgroup v2 has no such limit, and this host has cgroup v2"
+            )
         if not file:
             continue
         if prop == "memory.swap" and value in ("-1", "max", "0") and (value != "-1" or not section.get("swap")):

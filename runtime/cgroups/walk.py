@@ -196,8 +196,8 @@ def _read(path: str, dir_fd: int | None = None) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
         data = os.read(fd, 65536)
-        if len(data) < 4096:
-            return data  # the end: kernfs fills what it is given
+        if len(data) < 2048:
+            return data  # the end: of a longer file the kernel gives a page at a time, but for less than one line
         out = [data]
         while data:
             data = os.read(fd, 65536)
@@ -228,31 +228,3 @@ def value(path: str, key: str) -> int:
         if name == key and word.isascii() and word.isdigit():
             return int(word)
     return 0
-
-
-def wait_for_event(path: str, line: str, deadline: float) -> bool:
-    """Wait until cgroup.events has a line such as `frozen 1`; whether it came before the deadline."""
-    import select
-    import time
-
-    try:
-        fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLPRI)
-        while True:
-            # read before waiting: the event may have come already
-            if line in os.pread(fd, 4096, 0).decode().splitlines():
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            poll.poll(left * 1000)
-    except OSError as error:
-        if error.errno == ENODEV:
-            return False
-        raise
-    finally:
-        os.close(fd)

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    lifecycle.delete(context.of(args), args.id, args.force)
+    lifecycle.delete(context(args), args.id, args.force)
     return 0

@@ -37,8 +37,8 @@ def run(args: Args) -> int:
             raise UsageError("no program to run: give one after the id, or --process", code="usage")
         # what the words alone can get wrong, before the container is looked for
         changed = changes(args)
-        process = apply(lifecycle.process_template(context.of(args), args.id), changed, args)
-    return lifecycle.exec_(context.of(args), args.id, process, args)
+        process = apply(lifecycle.process_template(context(args), args.id), changed, args)
+    return lifecycle.exec_(context(args), args.id, process, args)
 
 
 def _from_file(path: str) -> dict[str, Any]:

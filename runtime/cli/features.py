@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import runtime
 from runtime.cli import output, version
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SPEC_MIN = "1.0.0"
 
 
 def run(args: Args) -> int:
-    output.write(output.document(document(), "    ") + "\n")
+    output.write(dumps(document(), 4) + "\n")
     return 0
 
 

@@ -16,7 +16,7 @@ SIGNAL_MAX = 64
 
 
 def run(args: Args) -> int:
-    lifecycle.kill(context.of(args), args.id, number(args.signal), args.all)
+    lifecycle.kill(context(args), args.id, number(args.signal), args.all)
     return 0
 
 

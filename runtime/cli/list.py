@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from runtime import lifecycle, log
 from runtime.cli import context, output
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ _CELL, _SPACE = 12, 3
 
 
 def run(args: Args) -> int:
-    found = [_entry(container) for container in lifecycle.containers(context.of(args))]
+    found = [_entry(container) for container in lifecycle.containers(context(args))]
     if args.quiet:
         output.write("".join(container["id"] + "\n" for container in found))
     elif args.format == "json":
         # runc prints null where there is none; Go decodes an array the same, everybody else can iterate it
-        output.write(output.compact(found) + "\n")
+        output.write(dumps(found) + "\n")
     else:
         rows = [[str(container[column.lower()]) for column in _COLUMNS] for container in found]
         output.write(table([list(_COLUMNS), *rows]))

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    lifecycle.pause(context.of(args), args.id)
+    lifecycle.pause(context(args), args.id)
     return 0

@@ -7,6 +7,7 @@ import os
 from runtime import lifecycle
 from runtime.cli import context, output
 from runtime.errors import UsageError
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 def run(args: Args) -> int:
     path = args.bundle or "."
-    plan = lifecycle.plan(context.of(args), args.id or _name(path), path, args)
+    plan = lifecycle.plan(context(args), args.id or _name(path), path, args)
     if args.json:
         steps = [
             {"place": place, "index": index, "name": name, "text": text, "where": note}
             for place, index, name, text, note in plan.lines()
         ]
-        output.write(output.document(steps, "  ") + "\n")
+        output.write(dumps(steps, 2) + "\n")
     else:
         output.write(plan.text())
     return 0

@@ -7,6 +7,7 @@ import os
 from runtime import lifecycle
 from runtime.cli import context, output
 from runtime.errors import Error, Unsupported, UsageError
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def run(args: Args) -> int:
-    pids = lifecycle.pids(context.of(args), args.id)
+    pids = lifecycle.pids(context(args), args.id)
     if args.format == "json":
-        output.write(output.compact(pids) + "\n")
+        output.write(dumps(pids) + "\n")
     else:
         output.write(filtered(_ps(args.options or ["-ef"]), pids))
     return 0

@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    lifecycle.resume(context.of(args), args.id)
+    lifecycle.resume(context(args), args.id)
     return 0

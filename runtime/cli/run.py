@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 def run(args: Args) -> int:
     # before anything is opened: a descriptor of ours must not pass for one that the caller wants preserved
     creation.check_preserved(args.preserve_fds + creation.listen_fds())
-    return lifecycle.run(context.of(args), args.id, args.bundle, args)
+    return lifecycle.run(context(args), args.id, args.bundle, args)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from runtime.cli import output
 from runtime.errors import Error, KernelError
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,12 +45,18 @@ def run(args: Args) -> int:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with open(fd, "w", encoding="utf-8") as file:
-            file.write(output.document(config, "\t") + "\n")
+            file.write(laid_out(config))
     except FileExistsError:
         raise Error(f'"{path}" exists, remove it first', code="exists") from None
     except OSError as error:
         raise KernelError(f'write "{path}"', error.errno or 0) from None
     return 0
+
+
+def laid_out(config: dict[str, Any]) -> str:
+    """The configuration as JSON, indented by tabs as in every config.json that Go wrote."""
+    lines = dumps(config, 1).split("\n")
+    return "".join("\t" * (len(line) - len(line.lstrip(" "))) + line.lstrip(" ") + "\n" for line in lines)
 
 
 def example(cgroup_mode: str) -> dict[str, Any]:

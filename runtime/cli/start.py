@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    lifecycle.start(context.of(args), args.id)
+    lifecycle.start(context(args), args.id)
     return 0

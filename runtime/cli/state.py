@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from runtime import lifecycle
 from runtime.cli import context, output
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    output.write(output.document(lifecycle.state(context.of(args), args.id), "  ") + "\n")
+    output.write(dumps(lifecycle.state(context(args), args.id), 2) + "\n")
     return 0

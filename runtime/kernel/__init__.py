@@ -1,0 +1,107 @@
+"""The extension, as functions that raise OSError: start the interpreter, talk to it, and system calls Python has no name for.
+
+Nothing is decided here. The extension itself is loaded with the first call, so that commands which need none of this do
+not pay for it. The interpreter, its plan format and its ops are described in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: header of a message, and the longest detail (wire.MAX_DETAIL)
+_MESSAGE_BYTES = 16 + 2048
+
+_lib: Any = None
+_ffi: Any = None
+
+
+def _load() -> Any:
+    global _lib, _ffi
+    from runtime.kernel import _kernel
+
+    _ffi = _kernel.ffi
+    _lib = _kernel.lib
+    return _lib
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def launch(
+    plan: bytes, fds: list[int], first_fd: int, standard: tuple[int, int, int] | list[int] = (0, 1, 2)
+) -> tuple[int, int]:
+    """Start the interpreter on an encoded plan; (pid, socket). `fds` fill its registers, 3 up to `first_fd` are passed on as they
+    are, and `standard` are what it gets as 0, 1 and 2.
+
+    EBADF where one of those to be passed on is not open, or is close-on-exec: then it was not given to this process for that.
+    """
+    result = _checked((_lib or _load()).pyrunc_launch(plan, len(plan), fds, len(fds), first_fd, list(standard)))
+    return result >> 32, result & 0xFFFFFFFF
+
+
+def receive(sock: int) -> tuple[bytes, int]:
+    """The next message of a socket and the descriptor that came with it, or -1; b"" at its end."""
+    lib = _lib or _load()
+    buffer = _ffi.new("char[]", _MESSAGE_BYTES)
+    while (result := lib.pyrunc_receive(sock, buffer, _MESSAGE_BYTES)) == -4:
+        pass  # EINTR: signal handlers of Python's have run by now
+    _checked(result)
+    return _ffi.buffer(buffer, result & 0xFFFFFFFF)[:], (result >> 32) - 1
+
+
+def reply(sock: int, errno: int, fd: int = -1) -> None:
+    """Answer a message that waits for one: an errno, 0 for success, and a descriptor."""
+    _checked((_lib or _load()).pyrunc_send(sock, errno.to_bytes(4, "little", signed=True), 4, fd, 0))
+
+
+def connect(path: str, timeout_ms: int) -> int:
+    """A stream socket connected to the one at `path`, however long that is; ETIMEDOUT where the peer's backlog stays full."""
+    lib = _lib or _load()
+    while (result := lib.pyrunc_connect(os.fsencode(path), timeout_ms)) == -4:
+        pass
+    return _checked(result)
+
+
+def send_fd(sock: int, data: bytes, fd: int, timeout_ms: int) -> None:
+    """Send one message with a descriptor (none if -1); ETIMEDOUT where the peer's buffer stays full."""
+    lib = _lib or _load()
+    while (result := lib.pyrunc_send(sock, data, len(data), fd, timeout_ms)) == -4:
+        pass
+    _checked(result)
+
+
+def close_on_exec_from(first: int) -> None:
+    """Make every descriptor from `first` on close-on-exec, whoever opened it."""
+    (_lib or _load()).pyrunc_close_on_exec_from(first)
+
+
+def set_subreaper(on: bool) -> None:
+    """Become, or no longer be, the parent of descendants that lose theirs."""
+    _checked((_lib or _load()).pyrunc_set_subreaper(on))
+
+
+def spawn_newuser() -> int:
+    """The pid of a child in a new user namespace that does nothing: to be mapped, opened, killed and waited for."""
+    return _checked((_lib or _load()).pyrunc_spawn_newuser())
+
+
+def bpf_prog_load(program: bytes) -> int:
+    """A descriptor of a loaded program of the type that decides about a cgroup's devices."""
+    return _checked((_lib or _load()).pyrunc_bpf_prog_load(program, len(program)))
+
+
+def bpf_prog_attach(cgroup_fd: int, prog_fd: int) -> None:
+    """Have a device program decide for a cgroup, besides those that do already."""
+    _checked((_lib or _load()).pyrunc_bpf_prog_attach(cgroup_fd, prog_fd))
+
+
+def seccomp_flag_supported(flag: int) -> bool:
+    """Whether this kernel knows a flag of seccomp(2)'s SET_MODE_FILTER."""
+    return bool((_lib or _load()).pyrunc_seccomp_flag_supported(flag))

@@ -1,92 +1,28 @@
 /*
  * The interpreter: carries out a plan, op by op, and tells the parent where it stopped.
  *
- * Freestanding: no libc, no allocation, no text of its own. One switch at the end, one short function per op before it; what an
- * op must do is said in runtime/ops.py. Functions return 0 or a result, or a negative errno, as system calls do.
- * A failed process is an ended one: on the way to an error nothing is tidied up that the end tidies up.
+ * Freestanding: no libc, no allocation, no text of its own. One switch at the end, one short function per op before it;
+ * what an op must do is said in runtime/ops.py. Functions return 0 or a result, or a negative errno, as system calls
+ * do. A failed process is an ended one: on the way to an error nothing is tidied up that the end tidies up.
  *
- * A plan is trusted, and checked as if it were not. File names inside a rootfs are hostile at every moment: they are resolved
- * by resolve() or place_of(), never handed to a system call that would follow a link of theirs out of the root.
+ * A plan is trusted, and checked as if it were not. File names inside a rootfs are hostile at every moment: they are
+ * resolved in resolve.c, never handed to a system call that would follow a link of theirs out of the root.
  */
+#include "exec.h"
 #include "ops.h"
-#include "plan.h"
 
-#define RESOLVE_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-#define RESOLVE_FILE (RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
-#define NULL_DEVICE 0x103U      /* 1:3 */
-#define PTMX_DEVICE 0x502U      /* 5:2 */
-#define RETRIES 128             /* of a lookup that a rename or a mount elsewhere has disturbed */
-#define MAX_LINKS 40            /* as path_resolution(7) has it */
-#define MAX_PASSWD (1 << 20)
-#define HOOK_TAIL 1024U
+#define NULL_DEVICE 0x103U /* 1:3 */
+#define PTMX_DEVICE 0x502U /* 5:2 */
 #define COPY_DEPTH 64
 
-static struct {
-    const struct op *ops;
-    const char *pool;
-    u32 count;
-    u32 index;                  /* of the op that is being done */
-    u32 first_fd;
-    int sock;                   /* -1 once `fifo` has begun */
-    int status;                 /* the FIFO that failures go to from then on */
-    int has_no_openat2;
-    u32 detail_length;
-    int fd[MAX_REGISTERS];
-    char detail[MAX_DETAIL];    /* what the kernel or a hook had to say about a failure */
-    char home[PATH_MAX / 4];    /* HOME=... for exec, empty until the op `home` */
-} m;
+struct interpreter m;
 
-/* -- small things --------------------------------------------------------------------------------------------------- */
+/* -- registers: an empty one is -1, so that using it is EBADF and never the working directory ---------------------- */
 
-static size_t length_of(const char *text)
+static int at(u16 r)
 {
-    size_t n = 0;
-    while (text[n]) n++;
-    return n;
+    return r == NO_REGISTER ? AT_FDCWD : m.fd[r];
 }
-
-static void copy(char *to, const char *from, size_t n)
-{
-    while (n--) *to++ = *from++;
-}
-
-/* copy() for overlapping memory */
-static void move(char *to, const char *from, size_t n)
-{
-    if (to <= from) {
-        copy(to, from, n);
-    } else {
-        while (n--) to[n] = from[n];
-    }
-}
-
-static int is_same(const char *a, const char *b)
-{
-    while (*a && *a == *b) a++, b++;
-    return *a == *b;
-}
-
-static const char *text_of(const struct op *o, int n) { return m.pool + o->s[n].offset; }
-
-static int is_kind(const struct stat *st, u32 kind) { return (st->st_mode & S_IFMT) == kind; }
-
-static void close_fd(long fd)
-{
-    if (fd >= 0) sys(close, fd);
-}
-
-static long milliseconds(void)
-{
-    struct __kernel_timespec now;
-    sys(clock_gettime, CLOCK_MONOTONIC, &now);
-    return (long)(now.tv_sec * 1000 + now.tv_nsec / 1000000);
-}
-
-/* -- registers: an empty one is -1, so that using it is EBADF and never the working directory ------------------------ */
-
-static int fd_of(u16 r) { return r == NO_REGISTER ? -1 : m.fd[r]; }
-
-static int at(u16 r) { return r == NO_REGISTER ? AT_FDCWD : m.fd[r]; }
 
 static long fill(u16 r, long fd)
 {
@@ -100,7 +36,7 @@ static long fill(u16 r, long fd)
     return 0;
 }
 
-/* -- messages ------------------------------------------------------------------------------------------------------- */
+/* -- messages ------------------------------------------------------------------------------------------------------ */
 
 static void tell(u32 kind, s32 value, const char *detail, u32 n, int fd)
 {
@@ -126,7 +62,8 @@ static void tell(u32 kind, s32 value, const char *detail, u32 n, int fd)
 static _Noreturn void fail(long error)
 {
     tell(FAILED, (s32)-error, m.detail, m.detail_length, -1);
-    for (;;) sys(exit_group, 1);
+    for (;;)
+        sys(exit_group, 1);
 }
 
 /* Wait for the parent's answer: its errno, and the descriptor that came with it in *fd (-1 for none). */
@@ -138,14 +75,15 @@ static long answer(int *fd)
     struct message_header h = {0, 0, &iov, 1, &passed, sizeof(passed), 0};
     long n;
 
-    do n = sys(recvmsg, m.sock, &h, MSG_CMSG_CLOEXEC);
+    do
+        n = sys(recvmsg, m.sock, &h, MSG_CMSG_CLOEXEC);
     while (n == -EINTR);
     if (n <= 0) sys(exit_group, 1);
     *fd = h.control_length >= sizeof(size_t) + 3 * sizeof(int) && passed.type == SCM_RIGHTS ? passed.fd : -1;
     return n != sizeof(error) || error < 0 || error > 4095 ? -EBADMSG : -error;
 }
 
-static void add_detail(const char *text, size_t n)
+void add_detail(const char *text, size_t n)
 {
     for (; n-- && m.detail_length < MAX_DETAIL; text++) {
         // one line, whatever a hook or a file system has printed
@@ -153,238 +91,27 @@ static void add_detail(const char *text, size_t n)
     }
 }
 
-static void add_number(u32 n)
+void add_number(u32 n)
 {
     char digits[10];
     size_t i = sizeof(digits);
-    do digits[--i] = (char)('0' + n % 10);
+    do
+        digits[--i] = (char)('0' + n % 10);
     while (n /= 10);
     add_detail(digits + i, sizeof(digits) - i);
 }
 
-/* -- names inside a root -------------------------------------------------------------------------------------------- */
-
-/* openat2; a lookup that was disturbed is repeated. Anybody can disturb it by renaming, so there is an end to that. */
-static long open_how(int dir, const char *path, u64 flags, u64 mode, u64 resolve)
-{
-    struct open_how how = {flags | O_CLOEXEC, mode, resolve};
-    long end = 0;
-    for (int tries = 0;; tries++) {
-        long fd = sys(openat2, dir, path, &how, sizeof(how));
-        if (fd != -EAGAIN && fd != -EINTR) return fd;
-        if (tries < RETRIES) continue;
-        if (!end) end = milliseconds() + 100;
-        if (milliseconds() > end) return fd;
-    }
-}
-
-/* Whether both are of one mount, as RESOLVE_NO_XDEV asks. */
-static int is_same_mount(int a, int b)
-{
-    struct statx x, y;
-    long e = sys(statx, a, "", AT_EMPTY_PATH, STATX_MNT_ID, &x) | sys(statx, b, "", AT_EMPTY_PATH, STATX_MNT_ID, &y);
-    if (e == 0 && x.stx_mask & y.stx_mask & STATX_MNT_ID) return x.stx_mnt_id == y.stx_mnt_id;
-    struct stat s, t;
-    return sys(fstat, a, &s) == 0 && sys(fstat, b, &t) == 0 && s.st_dev == t.st_dev;
-}
-
-/* Procfs has magic links everywhere but in its root, where "self" and the like are ordinary ones. */
-static int is_magic(int link, int dir)
-{
-    struct statfs fs;
-    struct stat st;
-    if (sys(fstatfs, link, &fs) || fs.f_type != PROC_SUPER_MAGIC) return 0;
-    return sys(fstatfs, dir, &fs) || fs.f_type != PROC_SUPER_MAGIC || sys(fstat, dir, &st) || st.st_ino != 1;
-}
-
-/*
- * A walk from `root` to the directory that holds the last component of a path, one component at a time. The kernel follows nothing:
- * O_NOFOLLOW opens links themselves, and their targets are walked here, inside the root. ".." is never asked for, since a
- * directory that has been moved out meanwhile has its ".." outside: the walk starts again with one name less.
- */
-struct walk {
-    int root, dir, fd;          /* fd: the component that is being looked at */
-    u32 links, ups, races;
-    size_t done_length;
-    const char *next;           /* what is left to walk, in `rest` */
-    char name[NAME_MAX + 1];    /* the last component, "." for the directory itself */
-    char done[PATH_MAX];        /* names from root to dir, "/" before each */
-    char rest[PATH_MAX];
-};
-
-static long walk_again(struct walk *w, long dir)
-{
-    close_fd(w->dir);
-    w->dir = (int)dir;
-    w->done_length = 0;
-    return dir < 0 ? dir : 0;
-}
-
-/* Put `n` bytes of `text` before what is left to walk. */
-static long walk_first(struct walk *w, const char *text, size_t n)
-{
-    size_t left = length_of(w->next) + 1;
-    if (n + 1 + left > sizeof(w->rest)) return -ENAMETOOLONG;
-    move(w->rest + n + 1, w->next, left);
-    copy(w->rest, text, n);
-    w->rest[n] = '/';
-    w->next = w->rest;
-    return 0;
-}
-
-static long walk_up(struct walk *w, u64 resolve)
-{
-    if (!w->done_length && resolve & RESOLVE_BENEATH) return -EXDEV;
-    if (++w->ups > NAME_MAX) return -ELOOP;
-    while (w->done_length && w->done[--w->done_length] != '/') {}
-    long error = walk_first(w, w->done, w->done_length);
-    return error ? error : walk_again(w, sys(fcntl, w->root, F_DUPFD_CLOEXEC, 0));
-}
-
-static long walk_link(struct walk *w, u64 resolve)
-{
-    // what `done` has left over is room enough: a target that needs more makes the path too long
-    char *target = w->done + w->done_length;
-    size_t room = sizeof(w->done) - w->done_length;
-    if (++w->links > MAX_LINKS || resolve & RESOLVE_NO_SYMLINKS || is_magic(w->fd, w->dir)) return -ELOOP;
-    long n = sys(readlinkat, w->fd, "", target, room);
-    if (n <= 0) return n ? n : -ENOENT;
-    if ((size_t)n == room) return -ENAMETOOLONG;
-    int is_absolute = *target == '/';
-    long error = walk_first(w, target, (size_t)n);
-    if (error || !is_absolute) return error;
-    return resolve & RESOLVE_BENEATH ? -EXDEV : walk_again(w, sys(fcntl, w->root, F_DUPFD_CLOEXEC, 0));
-}
-
-static long walk_down(struct walk *w, size_t size)
-{
-    if (w->done_length + size + 1 >= sizeof(w->done)) return -ENAMETOOLONG;
-    w->done[w->done_length] = '/';
-    copy(w->done + w->done_length + 1, w->name, size);
-    w->done_length += size + 1;
-    close_fd(w->dir);
-    w->dir = w->fd;
-    w->fd = -1;
-    return 0;
-}
-
-static long walk_all(struct walk *w, u64 resolve, long mode, int follow)
-{
-    for (;;) {
-        struct stat st;
-        size_t size = 0;
-        long error = 0;
-        while (*w->next == '/') w->next++;
-        while (w->next[size] && w->next[size] != '/') size++;
-        if (size > NAME_MAX) return -ENAMETOOLONG;
-        copy(w->name, size ? w->next : ".", size ? size : 1);
-        w->name[size ? size : 1] = 0;
-        if (!size) return 0;
-        const char *after = w->next += size;
-        while (*after == '/' || (*after == '.' && (after[1] == '/' || !after[1]))) after++;
-
-        if (is_same(w->name, ".")) continue;
-        if (is_same(w->name, "..")) {
-            if ((error = walk_up(w, resolve))) return error;
-            continue;
-        }
-        w->fd = (int)sys(openat, w->dir, w->name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
-        if (w->fd == -ENOENT && !*after) return 0;
-        if (w->fd == -ENOENT && mode >= 0) {
-            error = sys(mkdirat, w->dir, w->name, mode);
-            if (error && error != -EEXIST) return error;
-            if (++w->races > RETRIES) return -EAGAIN;
-            w->next -= size; // look again: somebody else may have made it, and as a link
-            continue;
-        }
-        if (w->fd < 0) return w->fd;
-        if ((error = sys(fstat, w->fd, &st))) return error;
-        if (resolve & RESOLVE_NO_XDEV && !is_same_mount(w->dir, w->fd)) return -EXDEV;
-        if (is_kind(&st, S_IFLNK) && (follow || *after)) {
-            if ((error = walk_link(w, resolve))) return error;
-            close_fd(w->fd);
-            continue;
-        }
-        if (!*after) return 0;
-        if (!is_kind(&st, S_IFDIR)) return -ENOTDIR;
-        if ((error = walk_down(w, size))) return error;
-    }
-}
-
-/* The directory that holds the last component of `path` (to be closed), and that component's name; it may be missing there. */
-struct place {
-    int dir;
-    char name[NAME_MAX + 1];
-};
-
-/* Missing directories on the way are made with `mode`, unless it is -1; the last component is followed if it is a link and `follow`. */
-static long place_of(int root, const char *path, u64 resolve, long mode, int follow, struct place *p)
-{
-    struct walk w;
-    size_t n = length_of(path) + 1;
-    if (n == 1) return -ENOENT;
-    if (n > sizeof(w.rest)) return -ENAMETOOLONG;
-    if (*path == '/' && resolve & RESOLVE_BENEATH) return -EXDEV;
-    w.root = root;
-    w.fd = w.dir = -1;
-    w.links = w.ups = w.races = 0;
-    w.next = w.rest;
-    copy(w.rest, path, n);
-    long error = walk_again(&w, sys(fcntl, root, F_DUPFD_CLOEXEC, 0));
-    if (error == 0) error = walk_all(&w, resolve, mode, follow);
-    close_fd(w.fd);
-    if (error) {
-        close_fd(w.dir);
-        return error;
-    }
-    p->dir = w.dir;
-    copy(p->name, w.name, sizeof(w.name));
-    return 0;
-}
-
-/* What openat2 does, where there is none: a service manager's or an old container's filter may refuse it. */
-static long walk(int root, const char *path, u64 flags, u64 mode, u64 resolve)
-{
-    for (int tries = 0; tries < RETRIES; tries++) {
-        struct place p;
-        struct stat st;
-        long error = place_of(root, path, resolve, -1, !(flags & O_NOFOLLOW), &p);
-        if (error) return error;
-        long fd = sys(openat, p.dir, p.name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
-        int is_link = fd >= 0 && !(flags & O_NOFOLLOW) && sys(fstat, fd, &st) == 0 && is_kind(&st, S_IFLNK);
-        if (fd >= 0 && resolve & RESOLVE_NO_XDEV && !is_same_mount(p.dir, (int)fd)) fd = -EXDEV;
-        close_fd(p.dir);
-        // it was no link when we looked: it has been exchanged since
-        if (!is_link && (fd != -ELOOP || flags & O_NOFOLLOW)) return fd;
-        close_fd(fd);
-    }
-    return -EAGAIN;
-}
-
-/* Open `path` below `root`, resolved as `resolve` says. */
-static long resolve(int root, const char *path, u64 flags, u64 mode, u64 how)
-{
-    if (!m.has_no_openat2) {
-        long fd = open_how(root, path, flags, mode, how);
-        if (fd != -ENOSYS && fd != -EPERM) return fd;
-        // EPERM is an answer about the file, unless "/" gets it too: then it is a seccomp profile of before openat2
-        long probe = fd == -EPERM ? open_how(AT_FDCWD, "/", O_PATH, 0, 0) : -ENOSYS;
-        close_fd(probe);
-        if (probe != -ENOSYS && probe != -EPERM) return fd;
-        m.has_no_openat2 = 1;
-    }
-    if (!how) return sys(openat, root, path, flags | O_CLOEXEC, mode);
-    return walk(root, path, flags, mode, how);
-}
+/* -- names inside the root that a register holds; where there is none, the host's ---------------------------------- */
 
 /* A descriptor of our own of the register's root; the host's root where there is no register. */
-static long root_of(u16 r)
+long root_of(u16 r)
 {
     if (r != NO_REGISTER) return sys(fcntl, m.fd[r], F_DUPFD_CLOEXEC, 0);
     return sys(openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 }
 
-/* An O_PATH descriptor of what `path` names inside the register's root; of the register itself where the path is empty. */
+/* An O_PATH descriptor of what `path` names inside the register's root; of the register itself where the path is empty.
+ */
 static long path_in(u16 r, const char *path, u64 flags)
 {
     long root = root_of(r);
@@ -394,83 +121,31 @@ static long path_in(u16 r, const char *path, u64 flags)
     return fd;
 }
 
-/*
- * Open `path` inside the register's root with O_PATH and make what is missing of it: directories with `mode`, the last component as
- * `kind` says. CVE-2024-45310: what is made is made on a descriptor of its parent, and never through a link; a link that hangs
- * is walked like any other, and its target made inside the root.
- */
-static long make_in(u16 r, const char *path, u64 mode, u32 kind, int follow)
+/* The same, and what is missing of it is made (make_in). */
+static long make_at(u16 r, const char *path, u64 mode, u32 kind, int follow)
 {
-    char bare[PATH_MAX];
-    size_t n = length_of(path);
-    // "x/" would follow x even under O_NOFOLLOW, and "file/" never be a file (CVE-2026-39822)
-    while (n > 1 && (path[n - 1] == '/' || (path[n - 1] == '.' && path[n - 2] == '/'))) n--;
-    if (n >= sizeof(bare)) return -ENAMETOOLONG;
-    copy(bare, path, n);
-    bare[n] = 0;
-
     long root = root_of(r);
     if (root < 0) return root;
-    for (int tries = 0; tries < RETRIES; tries++) {
-        long fd = resolve((int)root, bare, O_PATH | (follow ? 0 : O_NOFOLLOW), 0, RESOLVE_ROOT);
-        if (fd != -ENOENT) {
-            close_fd(root);
-            return fd;
-        }
-        struct place p;
-        long error = place_of((int)root, bare, RESOLVE_ROOT, (long)mode, follow, &p);
-        if (error == 0 && kind == S_IFDIR) {
-            error = sys(mkdirat, p.dir, p.name, mode);
-        } else if (error == 0) {
-            fd = sys(openat, p.dir, p.name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
-            error = fd < 0 ? fd : 0;
-            close_fd(fd);
-        }
-        // EEXIST: somebody was faster, so look what it is now
-        if (error && error != -EEXIST && error != -EAGAIN) return error;
-        if (error != -EAGAIN) close_fd(p.dir);
-    }
-    return -EAGAIN;
-}
-
-/* -- closing descriptors -------------------------------------------------------------------------------------------- */
-
-static void close_between(u32 low, u32 high)
-{
-    if (low > high || sys(close_range, low, high, 0) == 0) return;
-    struct rlimit64 limit = {0, 0};
-    sys(prlimit64, 0, RLIMIT_NOFILE, 0, &limit);
-    // /proc/self/fd would tell which there are, but in here /proc may be anybody's
-    for (u64 fd = low; fd <= high && fd < limit.rlim_cur && fd < 1U << 20; fd++) sys(close, fd);
-}
-
-/* Close every descriptor from `low` on but those of `keep`. */
-static void close_others(u32 low, const int *keep, int n)
-{
-    for (;;) {
-        u32 least = ~0U;
-        for (int i = 0; i < n; i++) {
-            if (keep[i] >= 0 && (u32)keep[i] >= low && (u32)keep[i] < least) least = (u32)keep[i];
-        }
-        close_between(low, least == ~0U ? least : least - 1);
-        if (least == ~0U) return;
-        low = least + 1;
-    }
+    long fd = make_in((int)root, path, mode, kind, follow);
+    close_fd(root);
+    return fd;
 }
 
 /* The strings of a list as the array that execve takes, with one more where given; the memory is never given back. */
-static const char **array_of(const struct op *o, int n, u64 count, const char *more)
+const char **array_of(const struct op *o, int n, u64 count, const char *more)
 {
-    long memory = sys(mmap, 0, (count + 2) * sizeof(char *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    long memory =
+        sys(mmap, 0, (count + 2) * sizeof(char *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory < 0 && memory > -4096) fail(memory);
     const char **array = (const char **)memory;
     const char *text = text_of(o, n);
-    for (u64 i = 0; i < count; i++, text += length_of(text) + 1) array[i] = text;
+    for (u64 i = 0; i < count; i++, text += length_of(text) + 1)
+        array[i] = text;
     if (more && *more) array[count] = more;
     return array;
 }
 
-/* -- ops: talking to the parent ------------------------------------------------------------------------------------- */
+/* -- ops: talking to the parent ------------------------------------------------------------------------------------ */
 
 static long op_ask(const struct op *o)
 {
@@ -518,13 +193,21 @@ static long op_fifo(const struct op *o)
     return 0;
 }
 
-/* -- ops: processes and namespaces ---------------------------------------------------------------------------------- */
+/* -- ops: processes and namespaces --------------------------------------------------------------------------------- */
 
-static long op_fork(void)
+static long op_fork(const struct op *o)
 {
     int given;
-    // CLONE_PARENT: the child is the launcher's, which can wait for it as it would for us
-    long pid = sys(clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+    // CLONE_PARENT: the child is the launcher's, which can wait for it as it would for us. It gets our own exit signal.
+    struct clone_args how = {.flags = CLONE_PARENT};
+    if (o->r0 != NO_REGISTER) {
+        // born in its cgroup: moving a process there waits for an RCU grace period
+        how.flags |= (u64)CLONE_INTO_CGROUP;
+        how.cgroup = (u32)fd_of(o->r0);
+    }
+    long pid = sys(clone3, &how, sizeof(how));
+    // hidden by an old seccomp profile around us
+    if ((pid == -ENOSYS || pid == -EPERM) && o->r0 == NO_REGISTER) pid = sys(clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
     if (pid < 0) return pid;
     if (pid) {
         tell(PID, (s32)pid, "", 0, -1);
@@ -546,7 +229,8 @@ static long op_keyring(const struct op *o)
     if (n < 0) return n == -ENOSYS ? 0 : n;
     text[n < (long)sizeof(text) ? n : (long)sizeof(text) - 1] = 0;
     const char *p = text;
-    for (int fields = 0; *p && fields < 3; p++) fields += *p == ';';
+    for (int fields = 0; *p && fields < 3; p++)
+        fields += *p == ';';
     u64 permissions = 0;
     for (; (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f'); p++) {
         permissions = permissions << 4 | (u64)(*p <= '9' ? *p - '0' : *p - 'a' + 10);
@@ -582,7 +266,7 @@ static long op_link_up(const struct op *o)
     return error;
 }
 
-/* -- ops: credentials; the order among them is the plan's, see plan.check() ------------------------------------------ */
+/* -- ops: credentials; the order among them is the plan's, see plan.check() ---------------------------------------- */
 
 static long op_setresgid(const struct op *o)
 {
@@ -636,7 +320,7 @@ static long op_ambient(const struct op *o)
     return error;
 }
 
-/* -- ops: files ----------------------------------------------------------------------------------------------------- */
+/* -- ops: files ---------------------------------------------------------------------------------------------------- */
 
 /* Flags in the plan are those of x86_64, of which aarch64 has exchanged a few. */
 static u64 open_flags(u64 flags)
@@ -677,7 +361,7 @@ static long op_write(const struct op *o)
 static long op_mkdirs(const struct op *o)
 {
     struct stat st;
-    long fd = make_in(o->r1, text_of(o, 0), o->a, S_IFDIR, !(o->flags & FLAG_NOFOLLOW));
+    long fd = make_at(o->r1, text_of(o, 0), o->a, S_IFDIR, !(o->flags & FLAG_NOFOLLOW));
     if (fd < 0) return fd;
     long error = sys(fstat, fd, &st);
     if (error == 0 && !is_kind(&st, S_IFDIR)) error = is_kind(&st, S_IFLNK) ? -ELOOP : -ENOTDIR;
@@ -691,7 +375,7 @@ static long op_mountpoint(const struct op *o)
     long error = o->r2 == NO_REGISTER ? 0 : sys(fstat, fd_of(o->r2), &like);
     if (error) return error;
     u32 kind = o->r2 == NO_REGISTER || is_kind(&like, S_IFDIR) ? S_IFDIR : S_IFREG;
-    long fd = make_in(o->r1, text_of(o, 0), 0755, kind, !(o->flags & FLAG_NOFOLLOW));
+    long fd = make_at(o->r1, text_of(o, 0), 0755, kind, !(o->flags & FLAG_NOFOLLOW));
     if (fd < 0) return fd;
     error = sys(fstat, fd, &st);
     // CVE-2023-28642: /proc as a link leads the writes of others to a place of the image's choice
@@ -752,9 +436,10 @@ static long op_check_device(const struct op *o)
     return (st.st_mode & S_IFMT) == (o->a & S_IFMT) && st.st_rdev == o->b ? 0 : -ENODEV;
 }
 
-/* -- ops: mounts ---------------------------------------------------------------------------------------------------- */
+/* -- ops: mounts --------------------------------------------------------------------------------------------------- */
 
-/* What a filesystem context has to say about the failure before: "e tmpfs: Bad value for 'size'", one message a read. */
+/* What a filesystem context has to say about the failure before: "e tmpfs: Bad value for 'size'", one message a read.
+ */
 static long context_error(long error, int context)
 {
     char text[256];
@@ -854,7 +539,8 @@ static long copy_file(int from, int to, const char *name, const struct stat *st)
     long n = out < 0 ? out : sys(fstat, in, &now);
     if (n == 0 && !is_kind(&now, S_IFREG)) n = -ESTALE;
     if (n == 0) {
-        while ((n = sys(sendfile, out, in, 0, 1 << 20)) > 0) {}
+        while ((n = sys(sendfile, out, in, 0, 1 << 20)) > 0) {
+        }
     }
     if (n == 0) n = sys(fchown, out, st->st_uid, st->st_gid);
     if (n == 0) n = sys(fchmod, out, st->st_mode & 07777);
@@ -1014,7 +700,9 @@ static long op_chroot(const struct op *o)
 static long op_chdir(const struct op *o)
 {
     char path[PATH_MAX];
-    long fd = o->r1 == NO_REGISTER ? 0 : make_in(o->r1, text_of(o, 0), o->a, S_IFDIR, 1);
+    if (o->b && m.has_changed_directory) return 0;
+    if (o->b && m.has_cwd) return 0;
+    long fd = o->r1 == NO_REGISTER ? 0 : make_at(o->r1, text_of(o, 0), o->a, S_IFDIR, 1);
     if (fd < 0) return fd;
     if (o->r1 != NO_REGISTER) close_fd(fd);
     // CVE-2024-21626: /proc/self/fd/N as working directory is a way out, by name or through a link of the image
@@ -1025,10 +713,12 @@ static long op_chdir(const struct op *o)
     if (error) return error;
     long n = sys(getcwd, path, sizeof(path));
     // "(unreachable)/..." is what getcwd says of a directory that is not below the root
-    return n < 0 ? n : path[0] == '/' ? 0 : -EXDEV;
+    if (n < 0 || path[0] != '/') return n < 0 ? n : -EXDEV;
+    m.has_cwd = 1;
+    return 0;
 }
 
-/* -- ops: terminal and standard descriptors ------------------------------------------------------------------------- */
+/* -- ops: terminal and standard descriptors ------------------------------------------------------------------------ */
 
 static long op_open_pty(const struct op *o)
 {
@@ -1041,8 +731,8 @@ static long op_open_pty(const struct op *o)
     for (int is_open = 0; fd >= 0; is_open = 1) {
         long error = sys(fstat, fd, &st);
         if (error == 0) error = sys(fstatfs, fd, &fs);
-        int is_ptmx = is_kind(&st, S_IFCHR) && st.st_rdev == PTMX_DEVICE && st.st_ino == 2;
-        if (error == 0 && (fs.f_type != DEVPTS_SUPER_MAGIC || !is_ptmx)) error = -ENODEV;
+        if (error == 0 && (fs.f_type != DEVPTS_SUPER_MAGIC || st.st_ino != 2)) error = -ENODEV;
+        if (error == 0 && (!is_kind(&st, S_IFCHR) || st.st_rdev != PTMX_DEVICE)) error = -ENODEV;
         if (error == 0 && is_open) break;
         close_fd(fd);
         fd = error ? error : sys(openat, fd_of(o->r1), "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC, 0);
@@ -1058,11 +748,15 @@ static long op_open_pty(const struct op *o)
 static long op_ctty(const struct op *o)
 {
     long error = sys(ioctl, fd_of(o->r0), TIOCSCTTY, 0);
-    for (int i = 0; i < 3 && error >= 0; i++) error = sys(dup3, fd_of(o->r0), i, 0);
+    for (int i = 0; i < 3 && error >= 0; i++)
+        error = sys(dup3, fd_of(o->r0), i, 0);
     return error < 0 ? error : 0;
 }
 
-static int is_null_device(const struct stat *st) { return is_kind(st, S_IFCHR) && st->st_rdev == NULL_DEVICE; }
+static int is_null_device(const struct stat *st)
+{
+    return is_kind(st, S_IFCHR) && st->st_rdev == NULL_DEVICE;
+}
 
 static long op_reopen_null(const struct op *o)
 {
@@ -1076,7 +770,8 @@ static long op_reopen_null(const struct op *o)
         long error = fd < 0 ? fd : sys(fstat, fd, &st);
         close_fd(fd);
         if (error == 0 && !is_null_device(&st)) error = -ENODEV;
-        fd = error ? error : resolve((int)root, "dev/null", O_RDWR | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0, RESOLVE_ROOT);
+        fd = error ? error
+                   : resolve((int)root, "dev/null", O_RDWR | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0, RESOLVE_ROOT);
         close_fd(root);
         if (fd < 0) return fd;
         error = sys(fstat, fd, &st);
@@ -1101,186 +796,7 @@ static long op_chown_stdio(const struct op *o)
     return 0;
 }
 
-/* -- ops: the user's programs --------------------------------------------------------------------------------------- */
-
-/* A file of its own with what the descriptor holds: hooks that run one after the other must not share an offset. */
-static long copy_of(int from)
-{
-    long offset = 0, n = 0;
-    long fd = sys(memfd_create, "state", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-    if (fd == -EINVAL) fd = sys(memfd_create, "state", MFD_CLOEXEC); // before 6.3
-    if (fd < 0 || from < 0) return fd;
-    while ((n = sys(sendfile, fd, from, &offset, 1 << 20)) > 0) {}
-    if (n == 0) n = sys(lseek, fd, 0, 0);
-    return n < 0 ? n : fd;
-}
-
-static _Noreturn void become_hook(const struct op *o, int in, int out, int report)
-{
-    const char **arguments = array_of(o, 1, o->b, 0), **environment = array_of(o, 2, o->c, 0);
-    // a session of its own: no terminal of ours to push input into, and one group to kill
-    sys(setsid);
-    // our umask of 0 while things are made is nothing for others to inherit
-    long mask = sys(umask, 0022);
-    if (mask) sys(umask, mask);
-    sys(dup3, in, 0, 0);
-    sys(dup3, out, 1, 0);
-    sys(dup3, out, 2, 0);
-    close_others(3, &report, 1);
-    s32 error = (s32)sys(execve, text_of(o, 0), arguments, environment);
-    sys(write, report, &error, sizeof(error));
-    for (;;) sys(exit_group, 127);
-}
-
-/* Read what there is, keep the end of it: 0 at the end of output. */
-static long keep_tail(int fd, char *tail, u32 *used)
-{
-    char more[HOOK_TAIL];
-    long n = sys(read, fd, more, sizeof(more));
-    if (n <= 0) return n;
-    u32 keep = HOOK_TAIL - (u32)n < *used ? HOOK_TAIL - (u32)n : *used;
-    move(tail, tail + *used - keep, keep);
-    copy(tail + keep, more, (size_t)n);
-    *used = keep + (u32)n;
-    return n;
-}
-
-static long op_run_hook(const struct op *o)
-{
-    char tail[HOOK_TAIL];
-    u32 used = 0;
-    int out[2], report[2], pidfd = -1, status = 0;
-    s32 error = 0;
-    long in = copy_of(fd_of(o->r0));
-    if (in < 0) return in;
-    long e = sys(pipe2, out, O_CLOEXEC);
-    if (e == 0) e = sys(pipe2, report, O_CLOEXEC);
-    if (e == 0) e = sys(fcntl, out[0], F_SETFL, O_NONBLOCK);
-    if (e) return e;
-    long end = milliseconds() + (long)o->a;
-    long pid = sys(clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0);
-    if (pid == 0) become_hook(o, (int)in, out[1], report[1]);
-    close_fd(in);
-    close_fd(out[1]);
-    close_fd(report[1]);
-    if (pid < 0) return pid;
-
-    // for the process, and not for the end of its output: a child that it left behind may hold that for ever
-    struct pollfd polls[2] = {{pidfd, POLLIN, 0}, {out[0], POLLIN, 0}};
-    int is_late = 0;
-    while (!(polls[0].revents & POLLIN)) {
-        long left = end - milliseconds();
-        if (o->a && left <= 0) {
-            is_late = 1;
-            break;
-        }
-        struct __kernel_timespec wait = {left / 1000, left % 1000 * 1000000};
-        if (sys(ppoll, polls, 2, o->a ? &wait : 0, 0, 0) < 0) polls[0].revents = polls[1].revents = 0;
-        if (polls[1].revents && keep_tail(out[0], tail, &used) == 0) polls[1].fd = -1;
-    }
-    if (is_late) {
-        sys(kill, -pid, SIGKILL);
-        sys(pidfd_send_signal, pidfd, SIGKILL, 0, 0); // it may not have got to its session yet
-    }
-    while (sys(wait4, pid, &status, 0, 0) == -EINTR) {}
-    for (int i = 0; i < 64 && polls[1].fd >= 0 && keep_tail(out[0], tail, &used) > 0; i++) {}
-    if (sys(read, report[0], &error, sizeof(error)) != sizeof(error)) error = 0;
-    close_fd(pidfd);
-    close_fd(out[0]);
-    close_fd(report[0]);
-    if (is_late || status) {
-        sys(kill, -pid, SIGKILL); // what it has left in its session fails with it
-        if (!is_late && !error) {
-            int signal = status & 0x7f;
-            add_detail(signal ? "signal " : "exit status ", signal ? 7 : 12);
-            add_number((u32)(signal ? signal : status >> 8 & 0xff));
-            if (used) add_detail(": ", 2);
-        }
-        add_detail(tail, used);
-    }
-    // as pid 1 we are the one whom its orphans end at
-    while (sys(wait4, -1, 0, WNOHANG, 0) > 0) {}
-    return is_late ? -ETIMEDOUT : error ? error : status ? -ECHILD : 0;
-}
-
-/* name:password:uid:gid:comment:home:shell */
-size_t passwd_line(const char *line, size_t n, u32 uid, char *home, size_t room)
-{
-    size_t field[8] = {0}, fields = 0;
-    for (size_t i = 0; i < n && fields < 7; i++) {
-        if (!line[i]) return 0;
-        if (line[i] == ':') field[++fields] = i + 1;
-    }
-    if (fields < 6) return 0;
-    u64 number = 0;
-    size_t first = field[2], last = field[3] - 1;
-    if (last == first || last - first > 10) return 0;
-    for (size_t i = first; i < last; i++) {
-        if (line[i] < '0' || line[i] > '9') return 0;
-        number = number * 10 + (u64)(line[i] - '0');
-    }
-    size_t size = field[6] - 1 - field[5];
-    if (number != uid || !size || size >= room) return 0;
-    copy(home, line + field[5], size);
-    home[size] = 0;
-    return size;
-}
-
-static long op_home(const struct op *o)
-{
-    char line[1024];
-    struct stat st;
-    size_t used = 0;
-    int is_skipped = 0;
-    const char prefix[] = "HOME=/";
-    copy(m.home, prefix, sizeof(prefix));
-    long root = root_of(NO_REGISTER);
-    if (root < 0) return root;
-    // a FIFO would keep us for ever, a device do who knows what: O_PATH first, O_NONBLOCK for what it may be a moment later
-    long fd = resolve((int)root, "etc/passwd", O_PATH, 0, RESOLVE_ROOT);
-    int is_file = fd >= 0 && sys(fstat, fd, &st) == 0 && is_kind(&st, S_IFREG);
-    close_fd(fd);
-    fd = is_file ? resolve((int)root, "etc/passwd", O_RDONLY | O_NONBLOCK | O_NOCTTY, 0, RESOLVE_ROOT) : -1;
-    close_fd(root);
-    is_file = fd >= 0 && sys(fstat, fd, &st) == 0 && is_kind(&st, S_IFREG);
-    for (long total = 0, n = 1; is_file && total < MAX_PASSWD && n > 0; total += n) {
-        n = sys(read, fd, line + used, sizeof(line) - used);
-        // the last line may lack its newline
-        if (n <= 0) passwd_line(line, is_skipped ? 0 : used, (u32)o->a, m.home + 5, sizeof(m.home) - 5);
-        if (n <= 0) break;
-        used += (size_t)n;
-        size_t start = 0;
-        for (size_t i = 0; i < used; i++) {
-            if (line[i] != '\n') continue;
-            size_t found = is_skipped ? 0 : passwd_line(line + start, i - start, (u32)o->a, m.home + 5, sizeof(m.home) - 5);
-            is_skipped = 0;
-            start = i + 1;
-            if (found) is_file = 0;
-            if (found) break;
-        }
-        // a line that does not fit is nobody's
-        if (!start && used == sizeof(line)) is_skipped = 1;
-        used = is_skipped ? 0 : used - start;
-        move(line, line + start, used);
-    }
-    close_fd(fd);
-    return 0;
-}
-
-static long op_find_exec(const struct op *o)
-{
-    struct stat st;
-    long worst = -ENOENT;
-    const char *path = text_of(o, 0);
-    for (u64 i = 0; i < o->a; i++, path += length_of(path) + 1) {
-        long error = sys(faccessat2, AT_FDCWD, path, 1, AT_EACCESS);
-        if (error == -ENOSYS || error == -EPERM) error = sys(faccessat, AT_FDCWD, path, 1);
-        if (error == 0) error = sys(newfstatat, AT_FDCWD, path, &st, 0);
-        if (error == 0 && !is_kind(&st, S_IFDIR)) return 0;
-        if (error != -ENOENT && error != -ENOTDIR) worst = error ? error : -EISDIR;
-    }
-    return worst;
-}
+/* -- ops: the user's programs -------------------------------------------------------------------------------------- */
 
 static long op_seccomp(const struct op *o)
 {
@@ -1293,10 +809,10 @@ static long op_seccomp(const struct op *o)
 
 static long op_close_range(const struct op *o)
 {
-    int keep[4] = {m.sock, m.status, fd_of(o->r0), fd_of(o->r1)};
-    close_others((u32)o->a, keep, 4);
+    int keep[5] = {m.sock, m.status, fd_of(o->r0), fd_of(o->r1), fd_of(o->r2)};
+    close_others((u32)o->a, keep, 5);
     for (u32 i = 0; i < MAX_REGISTERS; i++) {
-        if (m.fd[i] >= (int)o->a && i != o->r0 && i != o->r1) m.fd[i] = -1;
+        if (m.fd[i] >= (int)o->a && i != o->r0 && i != o->r1 && i != o->r2) m.fd[i] = -1;
     }
     return 0;
 }
@@ -1314,7 +830,7 @@ static long op_exec(const struct op *o)
     return worst;
 }
 
-/* -- the plan ------------------------------------------------------------------------------------------------------- */
+/* -- the plan ------------------------------------------------------------------------------------------------------ */
 
 static long run(const struct op *o)
 {
@@ -1324,7 +840,7 @@ static long run(const struct op *o)
     case OP_FIFO: return op_fifo(o);
     case OP_UNSHARE: return sys(unshare, o->a);
     case OP_SETNS: return sys(setns, fd_of(o->r0), o->a);
-    case OP_FORK: return op_fork();
+    case OP_FORK: return op_fork(o);
     case OP_SETSID: return sys(setsid);
     case OP_PRCTL: return sys(prctl, o->a, o->b, o->c, 0, 0);
     case OP_KEYRING: return op_keyring(o);
@@ -1403,7 +919,8 @@ static int is_span_good(const struct op *o, int n, const char *pool, u32 bytes)
     if (offset >= bytes || length >= bytes - offset || offset % 8 || pool[offset + length]) return 0;
     char kind = kind_of(o->op, n);
     if (kind == 'b') return 1;
-    for (u32 i = 0; i < length; i++) nuls += !pool[offset + i];
+    for (u32 i = 0; i < length; i++)
+        nuls += !pool[offset + i];
     if (kind == 't') return nuls == 0;
     u64 count = kind == 'A' ? o->a : kind == 'B' ? o->b : o->c;
     return count ? nuls == count - 1 : length == 0;
@@ -1443,15 +960,18 @@ _Noreturn void plan_run(const void *plan, size_t size, u32 first_fd)
     m.sock = (int)first_fd;
     m.status = -1;
     m.index = NO_OP;
-    for (u32 i = 0; i < MAX_REGISTERS; i++) m.fd[i] = -1;
+    for (u32 i = 0; i < MAX_REGISTERS; i++)
+        m.fd[i] = -1;
     long error = plan_check(plan, size, first_fd);
     if (error) fail(error);
     // from birth, as far as we are concerned: no program that is started from here on may have one of these
     if (sys(close_range, first_fd, ~0U, CLOSE_RANGE_CLOEXEC)) {
-        for (u32 i = 0; i < 2 + h->inherited; i++) sys(fcntl, first_fd + i, F_SETFD, FD_CLOEXEC);
+        for (u32 i = 0; i < 2 + h->inherited; i++)
+            sys(fcntl, first_fd + i, F_SETFD, FD_CLOEXEC);
     }
     close_fd(first_fd + 1);
-    for (u32 i = 0; i < h->inherited; i++) m.fd[i] = (int)(first_fd + 2 + i);
+    for (u32 i = 0; i < h->inherited; i++)
+        m.fd[i] = (int)(first_fd + 2 + i);
     m.ops = (const struct op *)(h + 1);
     m.pool = (const char *)plan + h->pool_offset;
     m.count = h->ops;

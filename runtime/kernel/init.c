@@ -4,6 +4,7 @@
  * argv is "pyrunc", "init", the number of the first descriptor that is ours: the socket; the plan is the one after it.
  */
 #include "plan.h"
+#include "sys.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memset(void *to, int byte, size_t n);
@@ -12,13 +13,15 @@ _Noreturn void start(const long *stack);
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
-    for (size_t i = 0; i < n; i++) ((char *)to)[i] = ((const char *)from)[i];
+    for (size_t i = 0; i < n; i++)
+        ((char *)to)[i] = ((const char *)from)[i];
     return to;
 }
 
 void *memset(void *to, int byte, size_t n)
 {
-    for (size_t i = 0; i < n; i++) ((char *)to)[i] = (char)byte;
+    for (size_t i = 0; i < n; i++)
+        ((char *)to)[i] = (char)byte;
     return to;
 }
 
@@ -32,7 +35,8 @@ _Noreturn void start(const long *stack)
 {
     u32 first_fd = 0;
     const char *word = stack[0] == 3 ? (const char *)stack[3] : "";
-    for (; *word >= '0' && *word <= '9' && first_fd < 1U << 20; word++) first_fd = first_fd * 10 + (u32)(*word - '0');
+    for (; *word >= '0' && *word <= '9' && first_fd < 1U << 20; word++)
+        first_fd = first_fd * 10 + (u32)(*word - '0');
 
     struct stat st;
     long plan = -EINVAL;

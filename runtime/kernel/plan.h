@@ -4,7 +4,14 @@
 #ifndef PYRUNC_PLAN_H
 #define PYRUNC_PLAN_H
 
-#include "sys.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+typedef int32_t s32;
 
 #define PLAN_MAGIC 0x4E414C50U
 #define PLAN_VERSION 1U

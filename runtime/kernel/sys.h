@@ -1,14 +1,11 @@
 /*
  * Raw system calls, and the kernel's own headers: no libc is asked for anything.
  *
- * `sys(openat, dir, path, flags)` is the call itself: the result, or a negative errno. Only calls that both x86_64 and aarch64
- * have are used, so that there is one text for both.
+ * `sys(openat, dir, path, flags)` is the call itself: the result, or a negative errno. Only calls that both x86_64 and
+ * aarch64 have are used, so that there is one text for both.
  */
 #ifndef PYRUNC_SYS_H
 #define PYRUNC_SYS_H
-
-#include <stddef.h>
-#include <stdint.h>
 
 #include <asm/errno.h>
 #include <asm/fcntl.h>
@@ -36,11 +33,7 @@
 #include <linux/time_types.h>
 #include <linux/uio.h>
 
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
-typedef int32_t s32;
+#include "plan.h"
 
 /* What headers older than the kernel that will run us may lack, and what libc alone defines. */
 #ifndef MFD_EXEC
@@ -99,10 +92,22 @@ struct passed_fd {
     __asm__ volatile("syscall" : "=a"(result) : __VA_ARGS__ : "rcx", "r11", "memory");                                 \
     return result
 
-static inline long raw0(long n) { SYS_ASM("a"(n)); }
-static inline long raw1(long n, long a) { SYS_ASM("a"(n), "D"(a)); }
-static inline long raw2(long n, long a, long b) { SYS_ASM("a"(n), "D"(a), "S"(b)); }
-static inline long raw3(long n, long a, long b, long c) { SYS_ASM("a"(n), "D"(a), "S"(b), "d"(c)); }
+static inline long raw0(long n)
+{
+    SYS_ASM("a"(n));
+}
+static inline long raw1(long n, long a)
+{
+    SYS_ASM("a"(n), "D"(a));
+}
+static inline long raw2(long n, long a, long b)
+{
+    SYS_ASM("a"(n), "D"(a), "S"(b));
+}
+static inline long raw3(long n, long a, long b, long c)
+{
+    SYS_ASM("a"(n), "D"(a), "S"(b), "d"(c));
+}
 static inline long raw4(long n, long a, long b, long c, long d)
 {
     register long r10 __asm__("r10") = d;

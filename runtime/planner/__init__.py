@@ -49,6 +49,8 @@ class Request:
         "rootfs",
         "cgroup_steps",
         "join_steps",
+        "self_join_steps",
+        "clone_into",
         "cgroup_paths",
         "seccomp",
         "preserve",
@@ -78,7 +80,11 @@ class Request:
         #: absolute path of the rootfs on the host
         self.rootfs = ""
         self.cgroup_steps: Sequence[tuple[Step, str]] = ()
+        #: how the parent puts init in, and how init puts itself in where it can: then these are ops and no steps
         self.join_steps: Sequence[Step] = ()
+        self.self_join_steps: Sequence[Step] = ()
+        #: a v2 cgroup that a fork can be born into, "" for none
+        self.clone_into = ""
         #: controller -> path on the host of the container's cgroup
         self.cgroup_paths: dict[str, str] = {}
         self.seccomp: Filter | None = None
@@ -111,6 +117,7 @@ CREATE: tuple[tuple[str, Section], ...] = (
     ("namespaces given by path", namespaces.open_by_path),
     # a user namespace takes away the right to reach them: sources of binds are held from here on
     ("bind sources", mounts.open_sources),
+    ("cgroup, before a user namespace", namespaces.join_cgroup_early),
     ("join namespaces", namespaces.join),
     # before the other new ones, which shall be owned by it
     ("user namespace", namespaces.user),
@@ -146,6 +153,7 @@ CREATE: tuple[tuple[str, Section], ...] = (
     ("labels", lsm.labels),
     ("no new privileges", process.no_new_privileges),
     ("environment", program.home),
+    ("state for startContainer hooks", hooks.state_for_start),
     # the parent sets limits, which would bind us too, and saves the state: from here on nothing is asked of it
     ("ready", process.ready),
     ("close descriptors", program.close_range),
@@ -174,7 +182,7 @@ EXEC: tuple[tuple[str, Section], ...] = (
     ("fork", namespaces.fork),
     ("session", process.session),
     ("console", terminal.exec_console),
-    ("standard descriptors", terminal.exec_standard_descriptors),
+    ("standard descriptors", terminal.standard_descriptors),
     ("process", process.settings),
     ("labels", lsm.labels),
     ("no new privileges", process.no_new_privileges),

@@ -189,10 +189,40 @@ def unshare_first(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("unshare", a=flags, about=f"make {linux.namespace_names(flags)} namespaces", where="/linux/namespaces")
 
 
+def join_cgroup_early(request: Request, plan: Plan) -> Iterator[Op]:
+    """Join before a user namespace takes away the right to open the cgroup's files, where init joins by itself."""
+    if request.self_join_steps and get(request).has_user:
+        yield from _join_cgroup(request, plan)
+
+
 def join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
-    """Wait until the parent has made the cgroup and put us in it."""
-    if request.join_steps or request.cgroup_steps:
-        yield plan.ask("join-cgroup", request.join_steps, about="join the cgroup", where="/linux/cgroupsPath")
+    """Wait until the parent has made the cgroup, and be in it."""
+    if not (request.self_join_steps and get(request).has_user):
+        yield from _join_cgroup(request, plan)
+
+
+def _join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
+    where = "/linux/cgroupsPath"
+    if request.self_join_steps:
+        if request.cgroup_steps:
+            yield plan.ask("cgroup", about="wait for the cgroup", where=where)
+        # By itself and not by the parent's hand: for another process the kernel waits for an RCU grace period
+        for _, path, value in request.self_join_steps:
+            yield Op("write", path, value, about=f"join cgroup {path.rpartition('/')[0]}", where=where)
+        if request.clone_into:
+            yield from _enter_v2(request, plan, where)
+    elif request.join_steps or request.cgroup_steps:
+        yield plan.ask("join-cgroup", request.join_steps, about="join the cgroup", where=where)
+
+
+def _enter_v2(request: Request, plan: Plan, where: str) -> Iterator[Op]:
+    """Beside v1 hierarchies: a fork can be born into the v2 cgroup, anything else is moved by the parent."""
+    about = f"join cgroup {request.clone_into}"
+    if _forks(request) and not get(request).has_user:
+        flags = linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC
+        yield Op("open", request.clone_into, r0="cgroup", a=flags, about=about, where=where)
+    else:
+        yield plan.ask("join-cgroup", [("write", f"{request.clone_into}/cgroup.procs", "$PID")], about=about, where=where)
 
 
 def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
@@ -223,9 +253,14 @@ def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
 
 def fork(request: Request, plan: Plan) -> Iterator[Op]:
     """Go on as a child where a pid or time namespace is waiting for one."""
+    if _forks(request):
+        into = request.clone_into and request.self_join_steps and not get(request).has_user
+        yield Op("fork", r0="cgroup" if into else "", about=f"fork into {request.clone_into}" if into else "fork")
+
+
+def _forks(request: Request) -> bool:
     found = get(request)
-    if found.flags & linux.CLONE_NEWPID or found.new & linux.CLONE_NEWTIME:
-        yield Op("fork", about="fork")
+    return bool(found.flags & linux.CLONE_NEWPID or found.new & linux.CLONE_NEWTIME)
 
 
 def join_init(request: Request, plan: Plan) -> Iterator[Op]:

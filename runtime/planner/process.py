@@ -12,7 +12,7 @@ from runtime import linux
 from runtime.errors import ConfigError
 from runtime.ops import FLAG_DENIED
 from runtime.plan import Op
-from runtime.planner import hooks, lsm, namespaces
+from runtime.planner import lsm, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,7 +182,6 @@ def no_new_privileges(request: Request, plan: Plan) -> Iterator[Op]:
 
 def ready(request: Request, plan: Plan) -> Iterator[Op]:
     """Have the parent set the limits and take note that all went well; whatever it adds to the section is done here."""
-    yield from hooks.state_for_start(request, plan)
     limits = request.process.get("rlimits") or ()
     steps = [("rlimit", limit["type"], f"{limit['soft']}:{limit['hard']}") for limit in limits]
     for index, limit in enumerate(limits):

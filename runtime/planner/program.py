@@ -27,12 +27,11 @@ def home(request: Request, plan: Plan) -> Iterator[Op]:
 def close_range(request: Request, plan: Plan) -> Iterator[Op]:
     """Close all but the preserved descriptors and what waiting for start needs, before the first step towards user code."""
     waits = request.wait_for_start
-    has_hooks = bool((request.config.get("hooks") or {}).get("startContainer")) and "init" not in plan.inherited
     yield Op(
         "close-range",
         r0="go" if waits else "",
         r1="status" if waits else "",
-        r2="state" if has_hooks else "",
+        r2="state" if "start-state" in plan.sections else "",
         a=3 + request.preserve,
         about="close descriptors",
     )

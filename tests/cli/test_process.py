@@ -62,7 +62,10 @@ def test_args_of_a_megabyte(pyrunc, make):
     [
         ({"uid": 0, "gid": 0}, 0, 0, []),
         ({"uid": 1000, "gid": 50}, 1000, 50, []),
-        ({"uid": 4294967294, "gid": 4294967294}, 4294967294, 4294967294, []),
+        pytest.param(
+            *({"uid": 4294967294, "gid": 4294967294}, 4294967294, 4294967294, []),
+            marks=pytest.mark.differs("it takes half of the numbers"),
+        ),
         ({"uid": 1, "gid": 2, "additionalGids": [5, 1000, 5, 70000]}, 1, 2, [5, 1000, 70000]),
         ({"uid": 0, "gid": 0, "additionalGids": list(range(100, 300))}, 0, 0, list(range(100, 300))),
     ],
@@ -88,6 +91,7 @@ def test_umask(pyrunc, make, umask, seen):
     assert pyrunc("run", "-b", made, pyrunc.id(), preexec_fn=lambda: os.umask(0o135)).json()["umask"] == seen
 
 
+@pytest.mark.differs("it makes mount points with the caller's umask")
 def test_umask_of_the_caller_changes_nothing_that_is_made(pyrunc, make):
     made = make(None, "/bin/probe", "report")
     made.config["mounts"].append({"destination": "/new/dir", "type": "tmpfs", "source": "tmpfs"})
@@ -215,6 +219,7 @@ def test_rlimits(report):
         assert found[limit["type"]] == [limit["soft"], limit["hard"]], limit
 
 
+@pytest.mark.differs("it opens files under the container's limits")
 def test_tiny_rlimits_do_not_break_the_runtime(pyrunc, make):
     """They hold for the container's program, from its first instruction, and for nothing before it."""
     limits = [
@@ -236,7 +241,10 @@ def test_tiny_rlimits_do_not_break_the_runtime(pyrunc, make):
     "limits",
     [
         [{"type": "RLIMIT_NOPE", "soft": 1, "hard": 1}],
-        [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1}, {"type": "RLIMIT_NOFILE", "soft": 2, "hard": 2}],
+        pytest.param(
+            [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1}, {"type": "RLIMIT_NOFILE", "soft": 2, "hard": 2}],
+            marks=pytest.mark.differs("it applies both"),
+        ),
     ],
     ids=["unknown", "twice"],
 )
@@ -360,7 +368,7 @@ def test_cwd_is_a_file(refused):
 
 
 def test_cwd_must_be_absolute(refused):
-    refused(process(cwd="usr"), "cwd")
+    refused(process(cwd="usr"), "wd", "absolute")
 
 
 def test_cwd_may_not_be_a_descriptor_of_the_host(pyrunc, make):
@@ -446,7 +454,8 @@ def test_interpreter_of_a_script_is_missing(pyrunc, make):
 
 
 def test_program_that_only_the_user_may_execute(pyrunc, make):
-    made = make(process(args=["/bin/own"], user={"uid": 1000, "gid": 1000}))
+    # with CAP_DAC_OVERRIDE, which the process itself still has when it executes the program, it would be nobody's business
+    made = make(process(args=["/bin/own"], user={"uid": 1000, "gid": 1000}, capabilities={}))
     (made.rootfs / "bin/own").write_text("#!/bin/sh\necho own\n")
     (made.rootfs / "bin/own").chmod(0o750)
     assert "permission denied" in pyrunc.fails("run", "-b", made, pyrunc.id("a"))
@@ -456,7 +465,7 @@ def test_program_that_only_the_user_may_execute(pyrunc, make):
 
 def test_stdio_belongs_to_the_user(pyrunc, make):
     """The program may open /dev/stdout again, as nginx does; it may not own the host's /dev/null."""
-    made = make(process(user={"uid": 1000, "gid": 1000}), "/bin/sh", "-c", "echo a >/dev/stdout; echo b >/dev/stderr")
+    made = make(process(user={"uid": 1000, "gid": 1000}), "/bin/sh", "-c", ": >/dev/stdout && : >/dev/stderr && echo ok")
     null = os.stat("/dev/null")
     read, write = os.pipe()
     with open("/dev/null") as stdin:

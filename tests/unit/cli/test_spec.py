@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from runtime.cli import spec
+
+
+def test_it_is_laid_out_with_tabs() -> None:
+    text = spec.laid_out(spec.example("v1"))
+    assert text == json.dumps(spec.example("v1"), indent="\t") + "\n"
 
 
 def test_only_the_added_masks_and_names_differ_from_runcs() -> None:

@@ -1,0 +1,185 @@
+/*
+ * System calls that Python has no cheap name for: descriptors over sockets, device programs, and a few more.
+ */
+#include "calls.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <linux/bpf.h>
+#include <linux/seccomp.h>
+
+#define CLOSE_RANGE_CLOEXEC_FLAG 4U
+
+void close_on_exec(unsigned first)
+{
+    if (syscall(SYS_close_range, first, ~0U, CLOSE_RANGE_CLOEXEC_FLAG) == 0) return;
+    // before 5.11. No opendir: this may run between clone and execveat
+    struct {
+        uint64_t ino;
+        int64_t offset;
+        uint16_t length;
+        uint8_t type;
+        char name[1];
+    } * entry;
+    _Alignas(8) char buffer[2048];
+    int fd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (;;) {
+        long n = fd < 0 ? 0 : syscall(SYS_getdents64, fd, buffer, sizeof(buffer));
+        if (n <= 0) break;
+        for (long i = 0; i < n; i += entry->length) {
+            entry = (void *)(buffer + i);
+            unsigned number = 0;
+            for (const char *p = entry->name; *p >= '0' && *p <= '9'; p++)
+                number = number * 10 + (unsigned)(*p - '0');
+            if (number >= first && entry->name[0] != '.') fcntl((int)number, F_SETFD, FD_CLOEXEC);
+        }
+    }
+    if (fd >= 0) close(fd);
+}
+
+union control {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(int))];
+};
+
+/* Read one message: (descriptor + 1) << 32 | length. */
+int64_t pyrunc_receive(int sock, char *data, size_t size)
+{
+    union control control;
+    struct iovec iov = {data, size};
+    struct msghdr message = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    ssize_t n = recvmsg(sock, &message, MSG_CMSG_CLOEXEC);
+    // it ended with an answer unread; what it had sent before is still there
+    if (n < 0 && errno == ECONNRESET) n = recvmsg(sock, &message, MSG_CMSG_CLOEXEC);
+    if (n < 0) return -errno;
+    int fd = -1;
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
+        memcpy(&fd, CMSG_DATA(head), sizeof(fd));
+    return (int64_t)(fd + 1) << 32 | n;
+}
+
+/* Send one message, with a descriptor unless that is -1. */
+int pyrunc_send(int sock, const char *data, size_t size, int fd, int timeout_ms)
+{
+    union control control;
+    struct iovec iov = {(void *)(uintptr_t)data, size};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (timeout_ms > 0) {
+        struct timeval wait = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
+        if (setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait))) return -errno;
+    }
+    if (fd >= 0) {
+        memset(&control, 0, sizeof(control));
+        message.msg_control = &control;
+        message.msg_controllen = sizeof(control);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    ssize_t n = sendmsg(sock, &message, MSG_NOSIGNAL);
+    if (n < 0) return timeout_ms > 0 && errno == EAGAIN ? -ETIMEDOUT : -errno;
+    return (size_t)n == size ? 0 : -EIO;
+}
+
+/* Connect to a stream socket: a peer that does not accept must not hold us up, be its backlog ever so full. */
+int pyrunc_connect(const char *path, int timeout_ms)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct timeval wait = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
+    int place = -1;
+    if (strlen(path) < sizeof(address.sun_path)) {
+        strcpy(address.sun_path, path);
+    } else {
+        // too long for an address, but not for open(2)
+        place = open(path, O_PATH | O_CLOEXEC);
+        if (place < 0) return -errno;
+        snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d", place);
+    }
+    int fd = (int)error_or(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+        int error = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? errno : 0;
+        if (error) {
+            close(fd);
+            fd = error == EAGAIN ? -ETIMEDOUT : -error;
+        }
+    }
+    if (place >= 0) close(place);
+    return fd;
+}
+
+void pyrunc_close_on_exec_from(int first)
+{
+    close_on_exec((unsigned)first);
+}
+
+int pyrunc_set_subreaper(int on)
+{
+    return prctl(PR_SET_CHILD_SUBREAPER, on, 0, 0, 0) ? -errno : 0;
+}
+
+/* A process that does nothing in a user namespace of its own, until it is killed. */
+int pyrunc_spawn_newuser(void)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    long pid = error_or(syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL));
+    if (pid == 0) {
+        syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0L, 0L, 0L);
+        // it would keep pipes and locks of the caller open
+        syscall(SYS_close_range, 0U, ~0U, 0U);
+        for (;;)
+            syscall(SYS_ppoll, NULL, 0UL, NULL, NULL, 0UL);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return (int)pid;
+}
+
+/* Load a program that says which devices a cgroup may use. */
+int pyrunc_bpf_prog_load(const char *program, size_t length)
+{
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof(attr));
+    attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
+    attr.expected_attach_type = BPF_CGROUP_DEVICE;
+    attr.insns = (uint64_t)(uintptr_t)program;
+    attr.insn_cnt = (uint32_t)(length / 8);
+    attr.license = (uint64_t)(uintptr_t) "MIT";
+    long fd = error_or(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr)));
+    if (fd == -EPERM) {
+        // before 5.11 programs are charged to RLIMIT_MEMLOCK
+        struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+        if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0) fd = error_or(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr)));
+    }
+    return (int)fd;
+}
+
+int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd)
+{
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof(attr));
+    attr.target_fd = (uint32_t)cgroup_fd;
+    attr.attach_bpf_fd = (uint32_t)program_fd;
+    attr.attach_type = BPF_CGROUP_DEVICE;
+    attr.attach_flags = BPF_F_ALLOW_MULTI;
+    return (int)error_or(syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof(attr)));
+}
+
+/* Without a program to read, a flag that is known gives EFAULT and one that is not EINVAL. */
+int pyrunc_seccomp_flag_supported(unsigned flag)
+{
+    // waiting killable is of use for a listener alone, and refused without one
+    const unsigned listener = 1U << 3, wait_killable = 1U << 5;
+    unsigned flags = flag == wait_killable ? flag | listener : flag;
+    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, NULL);
+    return result < 0 && errno == EFAULT;
+}

@@ -1,0 +1,1 @@
+"""What a configuration may say: schemas of our own, the checks compiled from them, and their explanations."""

@@ -1,0 +1,168 @@
+"""What the hot commands load, as a set and not by a stopwatch: each is run, and sys.modules compared with an allow-list.
+
+The commands leave by os._exit, so the launcher's lines are run here with an os._exit that first writes down what is loaded.
+Without root only the commands that need none are run; `make check-root` runs this folder's hot path as root again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mkrootfs
+import pytest
+import tree
+
+LAUNCHER = tree.ROOT / "build/bin/pyrunc"
+
+#: the first row of the house guide's price list and what it brings along; all else is dear, or banned
+ALLOWED = {
+    "os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc", "errno", "fcntl", "struct", "_struct",
+    "time", "_json", "select", "resource", "_signal", "_cffi_backend",
+}  # fmt: skip
+
+#: of our own, what no hot command needs when all is well
+NEVER = {
+    "runtime.api", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
+    "runtime.events", "runtime.libseccomp_build", "specs.config_types",
+}  # fmt: skip
+
+#: what the four quick verbs leave alone besides: plans, documents and the extension
+QUICK_NEVER = {
+    "_cffi_backend",
+    "runtime.kernel",
+    "runtime.planner",
+    "runtime.plan",
+    "runtime.ops",
+    "runtime.bundle",
+    "specs",
+}
+QUICK = ("state", "start", "kill", "delete")
+
+TRACE = """
+import os, sys
+before = set(sys.modules)
+leave = os._exit
+def record(status):
+    fd = os.open({out!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.write(fd, " ".join(sorted(set(sys.modules) - {bare!r})).encode())
+    leave(status)
+os._exit = record
+sys.argv = ["pyrunc", *sys.argv[1:]]
+"""
+
+
+def launcher() -> tuple[str, str]:
+    """The interpreter of the launcher and its lines after the first."""
+    first, _, rest = LAUNCHER.read_text().partition("\n")
+    return first[2:].split()[0], rest
+
+
+class Traced:
+    """Commands of one container, and what each of them loaded."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.interpreter, self.lines = launcher()
+        bare = [self.interpreter, "-IS", "-c", "import sys; print(*sys.modules)"]
+        self.bare = set(subprocess.run(bare, check=True, capture_output=True, text=True).stdout.split())
+        self.loaded: dict[str, set[str]] = {}
+
+    def run(self, name: str, *words: str | Path, status: int = 0) -> None:
+        out = self.place / f"{name}.modules"
+        code = TRACE.format(out=str(out), bare=self.bare) + self.lines
+        command = [self.interpreter, "-IS", "-c", code, "--root", str(self.place / "state"), *map(str, words)]
+        done = subprocess.run(
+            command,
+            env={"PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert done.returncode == status, f"{words}: {done.stderr.decode()}"
+        assert out.exists(), f"{name} did not leave by os._exit: the interpreter tidies up for milliseconds"
+        self.loaded[name] = set(out.read_text().split())
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    place = tmp_path_factory.mktemp("hot")
+    commands = Traced(place)
+    if os.geteuid() != 0:
+        for name in QUICK:
+            commands.run(name, name, "nobody", status=1)
+        return commands.loaded
+    profile = json.loads((tree.ROOT / "tests/fixtures/seccomp/default.json").read_text())
+    config = mkrootfs.config("/bin/sleep", "1000")
+    config["linux"] |= {
+        "seccomp": profile,
+        "cgroupsPath": f"/pyrunc-test/hot-{os.getpid()}",
+        "resources": {"memory": {"limit": 64 << 20}, "pids": {"limit": 64}, "cpu": {"shares": 512}},
+    }
+    sleeper = mkrootfs.bundle(place / "sleeper", **config)
+    config["process"]["args"] = ["/bin/true"]
+    config["linux"]["cgroupsPath"] += "-run"
+    runner = mkrootfs.bundle(place / "runner", **config)
+    try:
+        commands.run("first", "run", "--bundle", runner, "r0")  # fills the cache of compiled filters
+        commands.run("run", "run", "--bundle", runner, "r1")
+        commands.run("create", "create", "--bundle", sleeper, "--pid-file", place / "pid", "c")
+        commands.run("start", "start", "c")
+        commands.run("state", "state", "c")
+        commands.run("exec", "exec", "c", "/bin/true")
+        commands.run("kill", "kill", "c", "KILL")
+        init = int((place / "pid").read_text())
+        for _ in range(500):
+            if (
+                f"({init}"
+                and Path(f"/proc/{init}/stat").exists()
+                and ") Z" not in Path(f"/proc/{init}/stat").read_text()
+            ):
+                subprocess.run(["sleep", "0.01"], check=True)
+        commands.run("delete", "delete", "c")
+    finally:
+        subprocess.run([LAUNCHER, "--root", place / "state", "delete", "--force", "c"], capture_output=True)
+    del commands.loaded["first"]
+    return commands.loaded
+
+
+def is_ours(module: str) -> bool:
+    return module.split(".")[0] in tree.PACKAGES
+
+
+def test_nothing_dear_is_loaded(traced: dict[str, set[str]]) -> None:
+    wrong = {name: sorted(m for m in loaded if m not in ALLOWED and not is_ours(m)) for name, loaded in traced.items()}
+    assert not {name: modules for name, modules in wrong.items() if modules}
+
+
+def test_of_ours_only_what_is_needed(traced: dict[str, set[str]]) -> None:
+    wrong = {}
+    for name, loaded in traced.items():
+        banned = NEVER | (QUICK_NEVER if name in QUICK else set())
+        wrong[name] = sorted(m for m in loaded if m in banned or any(m.startswith(b + ".") for b in banned))
+    assert not {name: modules for name, modules in wrong.items() if modules}
+
+
+def test_a_command_loads_its_own_module_only(traced: dict[str, set[str]]) -> None:
+    commands = {
+        f"runtime.cli.{name}" for name in (*traced, "list", "ps", "pause", "resume", "spec", "plan", "validate")
+    }
+    for name, loaded in traced.items():
+        assert loaded & commands == {f"runtime.cli.{name}"}
+
+
+def test_the_launcher_is_five_lines() -> None:
+    """-I and -S, the interpreter's real path, no generated entry script (they import re)."""
+    lines = LAUNCHER.read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[0] == f"#!{os.path.realpath(lines[0][2:].split()[0])} -IS"
+
+
+def test_the_byte_code_is_never_checked() -> None:
+    """An unchecked hash (PEP 552): flags 1, so that the interpreter does not even stat the source."""
+    cached = sorted((tree.ROOT / "build/lib/pyrunc/runtime").rglob(f"*.{sys.implementation.cache_tag}.pyc"))
+    assert cached
+    assert [path for path in cached if path.read_bytes()[4:8] != b"\x01\0\0\0"] == []

@@ -12,7 +12,9 @@ program must need nothing but the standard library: `make install` may run it wi
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.metadata
+import marshal
 import os
 import py_compile
 import sys
@@ -36,8 +38,10 @@ LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-c
 # directories are appended, so that nothing in them can stand before the standard library.
 LAUNCHER = """\
 #!{interpreter} -IS
-import sys
+import marshal, sys
 sys.path += {path!r}
+with open({packed!r}, "rb") as file:
+    exec(marshal.load(file))
 from {module}.__main__ import main
 sys.exit(main())
 """
@@ -61,13 +65,19 @@ def main() -> int:
         wanted |= dict(vendored(lib / "site-packages"))
     for target, source in wanted.items():
         put(target, source.read_bytes(), 0o755 if is_program(source) else 0o644)
+    put(lib / "packed.bin", packed(lib, arguments.lib, wanted), 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
     prune(lib, set(wanted) | stamps)
 
     path = [os.fspath(arguments.lib), os.fspath(arguments.site or arguments.lib / "site-packages")]
     for name, package in LAUNCHERS.items():
         if lib / package / "__main__.py" in wanted:
-            text = LAUNCHER.format(interpreter=os.path.realpath(arguments.interpreter), path=path, module=package)
+            text = LAUNCHER.format(
+                interpreter=os.path.realpath(arguments.interpreter),
+                path=path,
+                packed=os.fspath(arguments.lib / "packed.bin"),
+                module=package,
+            )
             put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
     return 0
 
@@ -114,6 +124,51 @@ def vendored(site: Path) -> Iterator[tuple[Path, Path]]:
             # What lies outside of site-packages is a script of the distribution's own; byte code is made anew.
             if ".." not in file.parts and "__pycache__" not in file.parts and "tests" not in file.parts:
                 yield site.joinpath(*file.parts), Path(os.fspath(file.locate()))
+
+
+def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
+    """The contents of packed.bin (runtime/packed.py): its own code, then every module of ours by name.
+
+    Without docstrings and annotations, which are half of the byte code and which nobody reads at run time.
+    """
+    table = {}
+    for target, source in sorted(wanted.items()):
+        parts = target.relative_to(lib).parts
+        if target.suffix != ".py" or parts[0] not in PACKAGES:
+            continue
+        is_package = parts[-1] == "__init__.py"
+        name = ".".join(parts[:-1] if is_package else (*parts[:-1], target.stem))
+        origin = os.fspath(final.joinpath(*parts))
+        tree = Bare().visit(ast.parse(source.read_bytes(), origin))
+        code = compile(tree, origin, "exec", dont_inherit=True, optimize=2)
+        table[name] = (is_package, origin, marshal.dumps(code))
+    return table["runtime.packed"][2] + marshal.dumps(table)
+
+
+class Bare(ast.NodeTransformer):
+    """A module without its types: annotations, what is imported for them, and the import that lets them be text."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        # in a class that is all a field is; what reads annotations (none of ours does) would miss them
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        return ast.copy_location(ast.Pass(), node) if node.module == "__future__" else node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        self.generic_visit(node)
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return ast.copy_location(ast.Pass(), node) if is_for_types and not node.orelse else node
 
 
 def byte_code(source: Path) -> Path:

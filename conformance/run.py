@@ -61,6 +61,11 @@ def main() -> int:
             continue
         result = run(name, runtime)
         word, is_surprise = judge(result, expected.get(name))
+        if is_surprise and not arguments.compare_only:
+            # Some of the programs are races of their own on a busy machine; what fails twice is no race.
+            print(f"{'again':12} {name:32} {'':10} {result['reason'][:150]}", flush=True)
+            result = run(name, runtime)
+            word, is_surprise = judge(result, expected.get(name))
         surprises += is_surprise
         results.append(result)
         total = result["passed"] + result["failed"]

@@ -1,16 +1,149 @@
-"""interim"""
+"""Finds, reads and checks the documents that a caller hands over: a bundle's config.json, process.json, resources.
+
+Hot: while a document is right, only the compiled checks of `specs.config_check` and the pure `rules` are loaded. When they
+say no, `specs.explain` is, which finds the line and says what was expected. Nothing is changed here, and nothing in the
+root file system is looked at but that it is a directory.
+"""
+
 from __future__ import annotations
+
+import errno
 import os
-from runtime import jsonio
-from runtime.errors import Error
+import stat
+
+from runtime import jsonio, rules
+from runtime.errors import ConfigError, Error, KernelError
+from specs import config_check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from runtime.errors import RuleError
+
+
 class Bundle:
-    def __init__(self, path, config, raw): self.path=path; self.config=config; self.raw=raw
-def load(d, name="config.json"):
-    p=os.path.abspath(d)
+    """A bundle that has been read: its absolute path, the checked document, and the bytes it was read from."""
+
+    __slots__ = ("config", "path", "raw")
+
+    def __init__(self, path: str, config: dict[str, Any], raw: bytes) -> None:
+        self.path = path
+        self.config = config
+        self.raw = raw
+
+    @property
+    def rootfs(self) -> str:
+        """The absolute path of the root file system's directory."""
+        return os.path.normpath(os.path.join(self.path, self.config["root"]["path"]))
+
+
+def read(bundle_dir: str, config_name: str = "config.json") -> tuple[str, bytes]:
+    """The absolute path of a bundle and the unread text of its configuration."""
     try:
-        raw=open(os.path.join(p,name),'rb').read()
-    except OSError as e:
-        raise Error(f"{p}/{name}: {e.strerror}")
-    return Bundle(p, jsonio.loads(raw,"config.json"), raw)
-def load_process(path):
-    return jsonio.loads(open(path,'rb').read(),path)
+        path = os.path.abspath(bundle_dir)
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise Error(f'bundle "{bundle_dir}" does not exist', code="no-bundle") from None
+    except OSError as error:
+        raise KernelError(f'open bundle "{bundle_dir}"', error.errno or 0) from None
+    except ValueError:
+        raise Error("the path of the bundle contains a NUL character", code="no-bundle") from None
+    if not stat.S_ISDIR(mode):
+        raise Error(f'bundle "{bundle_dir}" is not a directory', code="no-bundle")
+    return path, read_file(os.path.join(path, config_name), config_name)
+
+
+def read_file(path: str, source: str = "") -> bytes:
+    """The bytes of a document; Error where it is missing, no regular file, or larger than any document is."""
+    try:
+        # O_NONBLOCK: a FIFO must not hold us up until somebody writes to it
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise Error(f'open "{path}": no such file or directory', code="no-config", errno=errno.ENOENT) from None
+    except OSError as error:
+        raise KernelError(f'open "{path}"', error.errno or 0) from None
+    except ValueError:
+        raise Error(f"the path of {source or 'a document'} contains a NUL character", code="no-config") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Error(f'open "{path}": not a regular file', code="no-config")
+        if found.st_size > jsonio.LIMIT:
+            raise ConfigError("", f"larger than {jsonio.LIMIT} bytes", source=source or path)
+        return _read_all(fd)
+    except OSError as error:
+        raise KernelError(f'read "{path}"', error.errno or 0) from None
+    finally:
+        os.close(fd)
+
+
+def _read_all(fd: int) -> bytes:
+    parts = []
+    left = jsonio.LIMIT + 1  # one more than may be: a file that grows meanwhile is then refused as well
+    while left > 0:
+        part = os.read(fd, min(left, 1 << 16))
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def load(bundle_dir: str, config_name: str = "config.json") -> Bundle:
+    """A bundle ready to be run: its configuration checked, its process given, its root file system there."""
+    path, raw = read(bundle_dir, config_name)
+    config = _checked(raw, config_name, "config", config_check.check_config, rules.check)
+    process = config.get("process")
+    if process is None:
+        raise _located(raw, config_name, "/process", "required to start a container", "config.md#process")
+    if not process.get("args"):
+        raise _located(raw, config_name, "/process/args", "required to start a container", "config.md#process")
+    bundle = Bundle(path, config, raw)
+    if not os.path.isdir(bundle.rootfs):
+        if os.path.exists(bundle.rootfs):
+            raise Error(f"rootfs ({bundle.rootfs}) is not a directory", code="no-rootfs")
+        raise Error(f"rootfs ({bundle.rootfs}) does not exist", code="no-rootfs")
+    return bundle
+
+
+def load_process(path: str) -> dict[str, Any]:
+    """The document of `exec --process`, checked."""
+    raw = read_file(path)
+    process = _checked(raw, path, "process", config_check.check_process, rules.check_process)
+    if not process.get("args"):
+        raise _located(raw, path, "/args", "required to start a process", "config.md#process")
+    return process
+
+
+def load_resources(document: bytes | str, source: str = "") -> dict[str, Any]:
+    """The document of `update --resources`, checked; a string is the path of it, bytes are itself."""
+    raw = document if isinstance(document, bytes) else read_file(document)
+    source = source or (document if isinstance(document, str) else "resources")
+    return _checked(raw, source, "resources", config_check.check_resources, rules.check_resources)
+
+
+def _checked(
+    raw: bytes,
+    source: str,
+    kind: str,
+    check: Callable[[Any], str | None],
+    check_rules: Callable[[Any], RuleError | None],
+) -> dict[str, Any]:
+    """The document in `raw`, or the first thing that is wrong with it."""
+    config: Any = jsonio.loads(raw, source)
+    fault = check(config)
+    if fault is not None or check_rules(config) is not None:
+        from specs import explain
+
+        raise explain.error(raw, source, kind)
+    found: dict[str, Any] = config
+    return found
+
+
+def _located(raw: bytes, source: str, where: str, why: str, clause: str) -> ConfigError:
+    from specs import explain
+
+    line, column = explain.place(raw, where)
+    return ConfigError(where, why, source=source, clause=clause, line=line, column=column)

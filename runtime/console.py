@@ -40,6 +40,8 @@ class Terminal:
         self.master = master
         self.saved: list[Any] | None = None
         os.set_blocking(master, False)
+        # now and not when we begin to wait: init is still held, and its program may ask for the size at once
+        self.resize()
 
     def make_raw(self) -> None:
         """Give the user's keys to the container unread, where standard input is a terminal."""
@@ -49,7 +51,6 @@ class Terminal:
         if os.isatty(0):
             self.saved = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSANOW)
-        self.resize()
 
     def restore(self) -> None:
         """Put the user's terminal back as it was."""

@@ -82,7 +82,7 @@ def _watch(pid: int, pidfd: int, terminal: Terminal | None, notify: Notify | Non
     poll.register(wake_fd, select.POLLIN)
     if notify is not None:
         poll.register(notify.fileno(), select.POLLIN)
-    has_input = terminal is not None
+    has_input = has_output = terminal is not None
     if terminal is not None:
         poll.register(terminal.master, select.POLLIN)
         poll.register(0, select.POLLIN)
@@ -109,10 +109,15 @@ def _watch(pid: int, pidfd: int, terminal: Terminal | None, notify: Notify | Non
                     keys += data
                 elif events & select.POLLIN:
                     _write_all(1, _read(fd))
-                else:
+                elif events & (select.POLLHUP | select.POLLERR):
+                    has_output = False
                     poll.unregister(fd)  # every process has closed the terminal; init may live on
-            if terminal is not None:
-                keys = _type(terminal.master, keys)
+            if terminal is None:
+                continue
+            keys = _type(terminal.master, keys)
+            if has_output:
+                # what the terminal's queue had no room for is typed when the container has read some of it
+                poll.modify(terminal.master, select.POLLIN | (select.POLLOUT if keys else 0))
             if has_input:
                 # while the container does not read, neither do we: its terminal's queue is the only buffer
                 poll.modify(0, 0 if len(keys) > 4096 else select.POLLIN)

@@ -47,7 +47,7 @@ class _Rules:
     parse_constant = staticmethod(_constant)
 
 
-_scan = make_scanner(_Rules) if make_scanner is not None else None
+_scan = make_scanner(_Rules) if make_scanner is not None else None  # type: ignore[arg-type]
 
 
 def loads(

@@ -138,9 +138,9 @@ OPS: dict[str, tuple[int, str, str]] = {
     ),
     "copy-up": (
         39,
-        "{r1} -> {r0}",
+        "{r1} -> {r0}{a:mode}",
         "copy what is below the directory r1 into the directory r0: directories, files, links, nodes, with owner, mode and times; "
-        "no link is followed, no filesystem boundary crossed",
+        "no link is followed, no filesystem boundary crossed; with a only the mode of r1 itself is copied to r0",
     ),
     "mask": (
         40,
@@ -161,12 +161,12 @@ OPS: dict[str, tuple[int, str, str]] = {
     ),
     "chroot": (
         43,
-        "{r0}",
-        'move the mount r0 over "/", chroot("."), chdir("/"): what is left where a root cannot be pivoted',
+        "{r0}{a:only}",
+        'move the mount r0 over "/" unless a, chroot(r0), chdir("/"): what is left where a root cannot be pivoted, or shall not be',
     ),
     "chdir": (
         44,
-        "{s0}",
+        "{s0}{b:again}",
         "make what is missing of s0 inside the root r1 if r1 is given (a: mode); then open s0 without following magic links, fchdir, and check "
         "with getcwd that it lies below the root (CVE-2024-21626); with b it is a second try, and nothing where an earlier one went well",
     ),

@@ -207,6 +207,9 @@ FORMATS: dict[str, Callable[..., str]] = {
     ),
     "propagation": _propagation,
     "timeout": lambda v: f" at most {v} ms" if v else "",
+    "only": lambda v: " (the root of the host stays)" if v else "",
+    "mode": lambda v: " (its mode)" if v else "",
+    "again": lambda v: " (unless done)" if v else "",
     "list": lambda blob: " or ".join(show(item) for item in _items(blob)),
     "first": lambda blob: show(_items(blob)[0]),
     "bpf": lambda blob: f"{len(blob) // 8} instructions",
@@ -251,7 +254,7 @@ def check(plan: Plan) -> None:
     if not ops or ops[-1].name != "exec":
         raise PlanError("plan: exec is not the last op")
     have = set(plan.inherited)
-    pivoted = closed = seccomped = bounded = False
+    pivoted = closed = seccomped = bounded = dropped = locked = mounted = False
     rank = 0
     for index, op in enumerate(ops):
         name = op.name
@@ -270,7 +273,7 @@ def check(plan: Plan) -> None:
         elif name == "exec" and index != len(ops) - 1:
             raise PlanError(f"plan: exec before the last op [init {index}]")
         elif name == "ask" and (op.s0 not in plan.sections or list(plan.sections).index(str(op.s0)) != op.a):
-            raise PlanError(f"plan: nobody answers {op.s0} [init {index}]")
+            raise PlanError(f"plan: nobody answers {show(op.s0)} [init {index}]")
         elif name in ("pivot-root", "chroot"):
             pivoted = True
         elif name == "close-range":
@@ -287,8 +290,21 @@ def check(plan: Plan) -> None:
             if place < rank:
                 raise PlanError(f"plan: {name} after {_CREDENTIALS[rank]} [init {index}]")
             rank = place
+            if name == "capset":
+                dropped = True
+        elif name == "prctl" and op.a == linux.PR_SET_NO_NEW_PRIVS:
+            locked = True
         elif name == "seccomp":
             seccomped = True
+            if locked and not op.r0 and index != len(ops) - 2:
+                raise PlanError(f"plan: something runs under the seccomp filter before exec [init {index}]")
+            if not locked and dropped:
+                raise PlanError(f"plan: the seccomp filter comes after the privilege to load it [init {index}]")
+        elif name == "move-mount" or (name == "setns" and op.a & linux.CLONE_NEWNS):
+            mounted = True
+        elif name == "write" and not op.r1 and (mounted or str(op.s0).startswith("/proc")):
+            # a path of ours may lie under a mount of the container's (CVE-2019-16884, CVE-2025-52881)
+            raise PlanError(f"plan: write to {show(op.s0)} and not below a register [init {index}]")
         if pivoted and name in _HOST_PATHS and not op.r1:
             raise PlanError(f"plan: {name} names a path of the host after the root has changed [init {index}]")
         if seccomped and name in ("mask", "readonly", "move-mount", "unshare", "setns"):

@@ -18,9 +18,10 @@ parent to init: `s32 errno`, with one descriptor where the op asked for one.
 
 from __future__ import annotations
 
+from errno import ECHILD, ETIMEDOUT
 from struct import Struct
 
-from runtime.errors import ExecError, KernelError
+from runtime.errors import Error, ExecError, HookError, KernelError
 from runtime.ops import OPS
 from runtime.plan import describe
 
@@ -97,7 +98,7 @@ def words(op: Op) -> str:
     return op.about or f"{op.name} {describe(op)}".strip()
 
 
-def failure(plan: Plan, index: int, errno: int, detail: bytes) -> KernelError:
+def failure(plan: Plan, index: int, errno: int, detail: bytes) -> Error:
     """The error that a failure record stands for: the op is found, its words are put before the kernel's."""
     if not 0 <= index < len(plan.ops):
         return KernelError("read the plan", errno, f"init {index}", detail.decode("utf-8", "replace").strip())
@@ -116,12 +117,17 @@ def tail(plan: Plan) -> dict[str, list[str]]:
     return out
 
 
-def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -> KernelError:
+def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -> Error:
     """The same from the state file's copy of an op: [name, words, pointer]."""
     name, attempt, where = record
     if name in ("find-exec", "exec"):
         return program_error(attempt.removeprefix('exec: "').removesuffix('"'), errno, where, is_found=name == "exec")
-    error = KernelError(attempt, errno, f"init {index}", detail.decode("utf-8", "replace").strip())
+    text = detail.decode("utf-8", "replace").strip()
+    if name == "run-hook" and errno in (ECHILD, ETIMEDOUT):
+        # no refusal of the kernel: it ran, and did not go well
+        why = "no end within its timeout, killed" if errno == ETIMEDOUT else ""
+        return HookError(f"{attempt}: {': '.join(filter(None, (why, text)))} [init {index}]", pointer=where)
+    error = KernelError(attempt, errno, f"init {index}", text)
     error.record["pointer"] = where
     return error
 

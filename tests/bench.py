@@ -139,6 +139,9 @@ class Runtime:
     def __init__(self, name: str, path: str, place: Path) -> None:
         self.name = name
         self.log = place / f"{name}.log"
+        #: ids are names of cgroups too, where all runtimes and whoever else is at work must be told apart
+        self.id = f"bench{os.getpid()}-{name}-"
+        self.sleeper = self.id + "sleeper"
         self.prefix = [path, "--root", str(place / f"{name}.state")]
         null = os.open("/dev/null", os.O_RDWR)
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -194,8 +197,8 @@ class Bench:
     def measure(self) -> None:
         """Every scenario, interleaved; the first round only warms the machine up."""
         for runtime in self.runtimes:
-            runtime("create", "--bundle", self.sleeper, "sleeper")
-            runtime("start", "sleeper")
+            runtime("create", "--bundle", self.sleeper, runtime.sleeper)
+            runtime("start", runtime.sleeper)
         try:
             for number in range(self.runs + 1):
                 shift = number % len(self.runtimes)
@@ -206,7 +209,7 @@ class Bench:
                 progress(f"round {number} of {self.runs}")
         finally:
             for runtime in self.runtimes:
-                runtime("delete", "--force", "sleeper", may_fail=True)
+                runtime("delete", "--force", runtime.sleeper, may_fail=True)
         if self.wanted("parallel"):
             for _ in range(3):
                 for runtime in self.runtimes:
@@ -224,13 +227,13 @@ class Bench:
             python = first[2:].split()[0].decode() if first[:2] == b"#!" else sys.executable
             self.add("interpreter", BASELINE, runtime.spawn([python, "-I", "-S", "-c", "pass"])[0])
         if self.wanted("run"):
-            self.add("run", runtime.name, runtime("run", "--bundle", self.bundle, f"r{next(self.numbers)}"))
+            self.add("run", runtime.name, runtime("run", "--bundle", self.bundle, f"{runtime.id}r{next(self.numbers)}"))
         if self.wanted("exec"):
-            self.add("exec", runtime.name, runtime("exec", "sleeper", "/bin/true"))
+            self.add("exec", runtime.name, runtime("exec", runtime.sleeper, "/bin/true"))
         if self.wanted("state"):
-            self.add("state", runtime.name, runtime("state", "sleeper"))
+            self.add("state", runtime.name, runtime("state", runtime.sleeper))
         if self.wanted("kill"):
-            self.add("kill", runtime.name, runtime("kill", "sleeper", "CONT"))
+            self.add("kill", runtime.name, runtime("kill", runtime.sleeper, "CONT"))
         if self.wanted("create+start+wait+delete", "create", "start", "delete"):
             times = self.cycle(runtime)
             self.add("create+start+wait+delete", runtime.name, times.pop("all"))
@@ -241,7 +244,7 @@ class Bench:
 
     def cycle(self, runtime: Runtime) -> dict[str, float]:
         """The life of a container as an engine lives it."""
-        id_, pid_file = f"c{next(self.numbers)}", self.place / f"pid-{threading.get_ident()}"
+        id_, pid_file = f"{runtime.id}c{next(self.numbers)}", self.place / f"pid-{threading.get_ident()}"
         times = {}
         begin = time.perf_counter()
         times["create"] = runtime("create", "--bundle", self.bundle, "--pid-file", pid_file, id_)
@@ -254,7 +257,7 @@ class Bench:
 
     def memory(self, runtime: Runtime) -> None:
         """What `create` takes at most, and what a container that waits for start holds."""
-        id_, pid_file, peak = f"m{next(self.numbers)}", self.place / "pid", self.place / "peak.out"
+        id_, pid_file, peak = f"{runtime.id}m{next(self.numbers)}", self.place / "pid", self.place / "peak.out"
         create = ["create", "--bundle", str(self.sleeper), "--pid-file", str(pid_file), id_]
         runtime.spawn([str(self.peak), str(peak), *runtime.prefix, *create])
         self.add("create: peak memory", runtime.name, int(peak.read_text()))
@@ -293,7 +296,7 @@ class Bench:
         bundle.mkdir(exist_ok=True)
         for limit in (256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 6 << 20, 8 << 20, 16 << 20):
             self.write(bundle, limit=limit)
-            id_ = f"s{next(self.numbers)}"
+            id_ = f"{runtime.id}s{next(self.numbers)}"
             _, status = runtime.spawn([*runtime.prefix, "run", "--bundle", str(bundle), id_], may_fail=True)
             runtime("delete", "--force", id_, may_fail=True)
             if status == 0:

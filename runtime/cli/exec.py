@@ -48,7 +48,7 @@ def _from_file(path: str) -> dict[str, Any]:
 
 
 def changes(args: Args) -> dict[str, Any]:
-    """The properties of `process` that options replace, checked."""
+    """The properties of `process` that options replace; every option is checked here, before the container is looked for."""
     out: dict[str, Any] = {"args": args.args, "terminal": args.tty}
     for option, key in (("cwd", "cwd"), ("process_label", "selinuxLabel"), ("apparmor", "apparmorProfile")):
         value = getattr(args, option)
@@ -61,6 +61,11 @@ def changes(args: Args) -> dict[str, Any]:
     for variable in args.env:
         if "=" not in variable or variable[0] == "=":
             raise UsageError(f'--env "{variable}" is not NAME=VALUE', code="usage")
+    if args.user is not None:
+        user_of(args.user)
+    for word in args.additional_gids:
+        one_id(word, "--additional-gids")
+    capability_names(args.cap)
     return out
 
 
@@ -70,7 +75,7 @@ def apply(template: dict[str, Any], changed: dict[str, Any], args: Args) -> dict
     if args.env:
         process["env"] = [*(template.get("env") or ()), *args.env]
     user = dict(template.get("user") or {})
-    if args.user:
+    if args.user is not None:
         user.update(user_of(args.user))
     if args.additional_gids:
         gids = [one_id(word, "--additional-gids") for word in args.additional_gids]
@@ -97,19 +102,27 @@ def one_id(word: str, option: str) -> int:
     return int(word)
 
 
-def _with_capabilities(sets: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def capability_names(words: list[str]) -> list[str]:
+    """Capabilities as the configuration spells them, from words with or without CAP_, in any case."""
+    if not words:
+        return []
+    from runtime.linux import CAPABILITIES
+
+    names = [word.upper() if word.upper().startswith("CAP_") else "CAP_" + word.upper() for word in words]
+    for name in names:
+        if name not in CAPABILITIES:
+            raise UsageError(f'--cap: unknown capability "{name}"', code="usage")
+    return names
+
+
+def _with_capabilities(sets: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """The container's sets with more in three of them.
 
     Never in the inheritable or ambient one: a program of the image with file capabilities, or any program at all, would
     get them under a user who has none (CVE-2022-29162).
     """
-    from runtime.linux import CAPABILITIES
-
-    wanted = [name.upper() if name.upper().startswith("CAP_") else "CAP_" + name.upper() for name in names]
-    for name in wanted:
-        if name not in CAPABILITIES:
-            raise UsageError(f'--cap: unknown capability "{name}"', code="usage")
     out = dict(sets)
     for key in ("bounding", "effective", "permitted"):
-        out[key] = [*(sets.get(key) or ()), *(name for name in wanted if name not in (sets.get(key) or ()))]
+        there = sets.get(key) or ()
+        out[key] = [*there, *(name for name in capability_names(words) if name not in there)]
     return out

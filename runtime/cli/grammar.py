@@ -171,7 +171,8 @@ COMMANDS: dict[str, Command] = {
             _PIDFD_SOCKET,
             (("tty", "t"), FLAG, False, "", "give the process a terminal"),
             (("cwd",), TEXT, "", "DIR", "working directory inside the container"),
-            (("user", "u"), TEXT, "", "UID[:GID]", "numeric user, and group, of the process"),
+            # None and not "": an empty user is a mistake, and must not fall back to the container's, which may be root
+            (("user", "u"), TEXT, None, "UID[:GID]", "numeric user, and group, of the process"),
             (("additional-gids", "g"), LIST, (), "GID", "additional numeric group"),
             (("env", "e"), LIST, (), "NAME=VALUE", "environment variable"),
             (("cap", "c"), LIST, (), "CAP", "capability to add to the bounding, effective and permitted sets"),

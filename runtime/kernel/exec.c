@@ -610,6 +610,11 @@ static long op_copy_up(const struct op *o)
     long from = sys(openat, fd_of(o->r1), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (from < 0) return from;
     long error = sys(fstat, from, &st);
+    if (error == 0 && o->a) {
+        error = sys(fchmodat, fd_of(o->r0), ".", st.st_mode & 07777);
+        close_fd(from);
+        return error;
+    }
     if (error == 0) error = copy_directory((int)from, fd_of(o->r0), st.st_dev, 0);
     close_fd(from);
     return error;
@@ -692,7 +697,7 @@ static long op_pivot_root(const struct op *o)
 static long op_chroot(const struct op *o)
 {
     long error = sys(fchdir, fd_of(o->r0));
-    if (error == 0) error = sys(move_mount, fd_of(o->r0), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    if (error == 0 && !o->a) error = sys(move_mount, fd_of(o->r0), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
     if (error == 0) error = sys(chroot, ".");
     return error ? error : sys(chdir, "/");
 }

@@ -96,8 +96,7 @@ static int open_image(void)
     return fd;
 }
 
-/* -- the child between clone and execveat
- * ------------------------------------------------------------------------------ */
+/* -- the child between clone and execveat -------------------------------------------------------------------------- */
 
 struct child {
     int *source; /* what goes to first_fd, first_fd + 1, ... */
@@ -115,22 +114,25 @@ static int above(int fd, int least)
 static int arrange(struct child *c)
 {
     int least = c->first_fd + c->count;
-    for (int fd = 0; fd < 3; fd++) {
-        if (c->standard[fd] == fd) continue;
-        // copied away first, or one of them could overwrite another's source
-        c->standard[fd] = fcntl(c->standard[fd], F_DUPFD_CLOEXEC, least);
-        if (c->standard[fd] < 0) return -1;
-    }
-    for (int fd = 0; fd < 3; fd++) {
-        if (c->standard[fd] != fd && dup3(c->standard[fd], fd, 0) < 0) return -1;
-        // a program that opens a file must not find it to be its standard output
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd) return -1;
-    }
+    // copied away first, or one of them could overwrite another's source
     c->image = above(c->image, least);
     if (c->image < 0) return -1;
     for (int i = 0; i < c->count; i++) {
         c->source[i] = above(c->source[i], least);
         if (c->source[i] < 0) return -1;
+    }
+    for (int fd = 0; fd < 3; fd++) {
+        if (c->standard[fd] == fd) continue;
+        c->standard[fd] = fcntl(c->standard[fd], F_DUPFD_CLOEXEC, least);
+        if (c->standard[fd] < 0) return -1;
+    }
+    for (int fd = 0; fd < 3; fd++) {
+        int from = c->standard[fd], flags = from == fd ? fcntl(fd, F_GETFD) : 0;
+        // a program that opens a file must not find it to be its standard output; one of our own may have got the
+        // number
+        if (flags) from = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (from < 0 || (from != fd && dup3(from, fd, 0) < 0)) return -1;
+        if (from == fd && fcntl(fd, F_SETFD, 0)) return -1;
     }
     for (int i = 0; i < c->count; i++) {
         if (dup3(c->source[i], c->first_fd + i, 0) < 0) return -1;
@@ -176,8 +178,7 @@ static int run_child(void *argument)
     _exit(127);
 }
 
-/* -- what __init__.py wraps
- * ---------------------------------------------------------------------------------------------- */
+/* -- what __init__.py wraps ---------------------------------------------------------------------------------------- */
 
 /* Start the image on a plan: pid << 32 | socket. */
 int64_t pyrunc_launch(const char *plan, size_t length, const int *fds, int count, int first_fd, const int *standard)

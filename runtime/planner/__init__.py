@@ -64,6 +64,8 @@ class Request:
         "has_user_ns",
         "console_size",
         "resolved",
+        "mounts",
+        "mounts_on_host",
     )
 
     if TYPE_CHECKING:
@@ -106,6 +108,9 @@ class Request:
         self.console_size: tuple[int, ...] = ()
         #: what sections learn from the config and share: see namespaces.resolve
         self.resolved: namespaces.Namespaces | None = None
+        self.mounts: list[mounts.Mount] | None = None
+        #: whether the caller will unmount the rootfs of a container that has no mount namespace
+        self.mounts_on_host = False
 
 
 #: a container, from the caller's descriptors to the user's program

@@ -71,8 +71,8 @@ def _hierarchies(mount: Mount, request: Request) -> Iterator[Op]:
         yield from _hierarchy(mount, request, name, point, controllers)
         for controller in controllers:
             if controller and "=" not in controller and controller != name:
-                link = {"s0": name, "s1": f"/{controller}"}
-                yield Op("symlink", r1="cgroups", flags=FLAG_EXISTS, about=about, where=where, **link)
+                link = f"/{controller}"
+                yield Op("symlink", name, link, r1="cgroups", flags=FLAG_EXISTS, about=about, where=where)
     if is_read_only:
         yield Op("mount-setattr", r0="cgroups", a=linux.MOUNT_ATTR_RDONLY, about=about, where=where)
 

@@ -58,14 +58,22 @@ def devices(request: Request, plan: Plan) -> Iterator[Op]:
             yield from _bind(path, about, "")
         else:
             yield Op(
-                "mknod", path, r1="rootfs", a=linux.S_IFCHR | 0o666, b=linux.makedev(major, minor), flags=FLAG_EXISTS, about=about
+                "mknod",
+                path,
+                r1="rootfs",
+                a=linux.S_IFCHR | 0o666,
+                b=linux.makedev(major, minor),
+                flags=FLAG_EXISTS,
+                about=about,
             )
     for index, device in enumerate(made):
         yield from _device(device, f"/linux/devices/{index}", is_bound)
     for place, target in _LINKS:
         yield Op("symlink", target, place, r1="rootfs", flags=FLAG_EXISTS, about=f"link {place} to {target}")
     if request.host.is_there("/proc/kcore"):
-        yield Op("symlink", "/proc/kcore", "/dev/core", r1="rootfs", flags=FLAG_EXISTS, about="link /dev/core to /proc/kcore")
+        yield Op(
+            "symlink", "/proc/kcore", "/dev/core", r1="rootfs", flags=FLAG_EXISTS, about="link /dev/core to /proc/kcore"
+        )
     yield Op("symlink", "pts/ptmx", "/dev/ptmx", r1="rootfs", flags=FLAG_EXISTS, about="link /dev/ptmx to pts/ptmx")
 
 

@@ -21,13 +21,17 @@ def outside(request: Request, plan: Plan) -> Iterator[Op]:
     """prestart and createRuntime, which the parent runs in its own namespaces, then createContainer in the container's."""
     hooks = request.config.get("hooks") or {}
     kinds = ("prestart", "createRuntime")
-    steps = [("hook", f"{kind}/{index}", hook["path"]) for kind in kinds for index, hook in enumerate(hooks.get(kind) or ())]
+    steps = [
+        ("hook", f"{kind}/{index}", hook["path"]) for kind in kinds for index, hook in enumerate(hooks.get(kind) or ())
+    ]
     if steps:
         yield plan.ask("hooks", steps, about="run hooks", where="/hooks")
     inside = hooks.get("createContainer") or ()
     if not inside:
         return
-    yield plan.ask("hook-state", [("hook-state", "creating", "")], get="state", about="get the state for hooks", where="/hooks")
+    yield plan.ask(
+        "hook-state", [("hook-state", "creating", "")], get="state", about="get the state for hooks", where="/hooks"
+    )
     for index, hook in enumerate(inside):
         yield _run("createContainer", index, hook, hook.get("env") or [])
     yield Op("close", r0="state")
@@ -37,7 +41,9 @@ def state_for_start(request: Request, plan: Plan) -> Iterator[Op]:
     """Get the state that startContainer hooks read, while there is somebody to ask."""
     if (request.config.get("hooks") or {}).get("startContainer"):
         steps = [("hook-state", "created", "")]
-        yield plan.ask("start-state", steps, get="state", about="get the state for hooks", where="/hooks/startContainer")
+        yield plan.ask(
+            "start-state", steps, get="state", about="get the state for hooks", where="/hooks/startContainer"
+        )
 
 
 def start_container(request: Request, plan: Plan) -> Iterator[Op]:

@@ -68,9 +68,12 @@ class Mount:
             self.about += f" ({options.text})"
 
     def _id_maps(self, entry: dict[str, Any]) -> tuple[str, str] | None:
-        uids, gids = entry.get("uidMappings") or (), entry.get("gidMappings") or ()
+        uids: list[dict[str, int]] = entry.get("uidMappings") or []
+        gids: list[dict[str, int]] = entry.get("gidMappings") or []
         if bool(uids) != bool(gids):
-            raise ConfigError(self.where, "has only one of uidMappings and gidMappings", clause="config.md#posix-platform-mounts")
+            raise ConfigError(
+                self.where, "has only one of uidMappings and gidMappings", clause="config.md#posix-platform-mounts"
+            )
         if not uids:
             return None
         self.options.is_idmapped = True
@@ -79,6 +82,8 @@ class Mount:
 
 def read(request: Request) -> list[Mount]:
     """The mounts of the config, and the notify socket's after them."""
+    if request.mounts is not None:
+        return request.mounts
     entries = list(request.config.get("mounts") or ())
     if request.notify_dir:
         options = ["bind", "nosuid", "noexec", "nodev", "ro"]
@@ -86,6 +91,7 @@ def read(request: Request) -> list[Mount]:
     found = [Mount(index, entry, request.bundle) for index, entry in enumerate(entries)]
     for mount in found:
         _check(mount)
+    request.mounts = found
     return found
 
 
@@ -130,12 +136,16 @@ def mounts(request: Request, plan: Plan) -> Iterator[Op]:
     for mount in read(request):
         options = mount.options
         if options.unsettable:
-            plan.warnings.append(f"{mount.about}: {','.join(options.unsettable)} cannot be set on this kernel, ignoring")
+            plan.warnings.append(
+                f"{mount.about}: {','.join(options.unsettable)} cannot be set on this kernel, ignoring"
+            )
         if options.is_remount:
             yield from _remount(mount)
         elif options.is_bind:
             if options.superblock:
-                plan.warnings.append(f"{mount.about}: {','.join(options.superblock)} is the source filesystem's, ignoring")
+                plan.warnings.append(
+                    f"{mount.about}: {','.join(options.superblock)} is the source filesystem's, ignoring"
+                )
             tree = f"src-{mount.index}" if has_sources else "tree"
             if not has_sources:
                 yield from _open_source(mount, request, plan, tree)
@@ -249,12 +259,20 @@ def _idmap(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op
     )
 
 
-def attach(mount: Mount, tree: str, root: str = "rootfs", place: str = "") -> Iterator[Op]:
+def attach(mount: Mount, tree: str) -> Iterator[Op]:
     """Attach a finished tree at its place inside the root, then set its propagation."""
-    about, where = mount.about, mount.where
+    about, where, root = mount.about, mount.where, "rootfs"
     # proc and sysfs: a link in their place would let an image choose where they appear (CVE-2019-19921)
     flags = FLAG_NOFOLLOW if mount.kind in ("proc", "sysfs") else 0
-    yield Op("mountpoint", place or mount.place, r0="at", r1=root, r2=tree, flags=flags, about=about, where=where)
+    if mount.kind == "tmpfs" and not any(word.startswith("mode=") for word, _ in mount.options.data):
+        # a tmpfs takes after the directory that it covers, as with runc; where there is none, it is everybody's like /tmp
+        parent = mount.place.rpartition("/")[0]
+        if parent:
+            yield Op("mkdirs", parent, r1=root, a=0o755, about=about, where=where)
+        yield Op("mkdirs", mount.place, r0="at", r1=root, a=0o1777, about=about, where=where)
+        yield Op("copy-up", r0=tree, r1="at", a=1, about=about, where=where)
+    else:
+        yield Op("mountpoint", mount.place, r0="at", r1=root, r2=tree, flags=flags, about=about, where=where)
     if mount.options.copies_up:
         yield Op("copy-up", r0=tree, r1="at", about=f"copy {mount.place} into its tmpfs", where=where)
     yield Op("move-mount", r0=tree, r1="at", about=about, where=where)

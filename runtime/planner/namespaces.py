@@ -28,7 +28,16 @@ _LAST = linux.CLONE_NEWCGROUP | linux.CLONE_NEWPID | linux.CLONE_NEWTIME
 class Namespaces:
     """`linux.namespaces`, sorted: flags to make, (type, path, place) to join, and what the id maps make possible."""
 
-    __slots__ = ("flags", "new", "joined", "has_user", "is_setgroups_denied", "is_setgroups_unsure", "uid_map", "gid_map")
+    __slots__ = (
+        "flags",
+        "new",
+        "joined",
+        "has_user",
+        "is_setgroups_denied",
+        "is_setgroups_unsure",
+        "uid_map",
+        "gid_map",
+    )
 
     def __init__(self) -> None:
         #: every type that the container has of its own, new or joined
@@ -54,7 +63,9 @@ def resolve(request: Request) -> Namespaces:
             raise ConfigError(f"/linux/namespaces/{index}/type", f'no namespace is called "{kind}"')
         flag = linux.NAMESPACES[kind][0]
         if found.flags & flag:
-            raise ConfigError(f"/linux/namespaces/{index}", f"a second {kind} namespace", clause="config-linux.md#namespaces")
+            raise ConfigError(
+                f"/linux/namespaces/{index}", f"a second {kind} namespace", clause="config-linux.md#namespaces"
+            )
         found.flags |= flag
         path = entry.get("path")
         if path:
@@ -173,8 +184,7 @@ def _become_root(request: Request, uid: int, gid: int) -> Iterator[Op]:
 
 def _first_id(mappings: list[dict[str, int]]) -> int:
     # a map may leave root out; then the first id that there is has to do
-    first = min(mapping["containerID"] for mapping in mappings)
-    return first if first else 0
+    return min(mapping["containerID"] for mapping in mappings)
 
 
 def not_dumpable() -> Op:
@@ -222,13 +232,17 @@ def _enter_v2(request: Request, plan: Plan, where: str) -> Iterator[Op]:
         flags = linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC
         yield Op("open", request.clone_into, r0="cgroup", a=flags, about=about, where=where)
     else:
-        yield plan.ask("join-cgroup", [("write", f"{request.clone_into}/cgroup.procs", "$PID")], about=about, where=where)
+        yield plan.ask(
+            "join-cgroup", [("write", f"{request.clone_into}/cgroup.procs", "$PID")], about=about, where=where
+        )
 
 
 def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
     """Make the namespaces that depend on the cgroup, or that only a child will be in; set the clocks of a new time namespace."""
     found = get(request)
     flags = found.new & _LAST
+    if _forks_into(request):
+        flags &= ~linux.CLONE_NEWCGROUP  # of the child, who is the first to be in the v2 cgroup
     if flags:
         yield Op("unshare", a=flags, about=f"make {linux.namespace_names(flags)} namespaces", where="/linux/namespaces")
     offsets = (request.config.get("linux") or {}).get("timeOffsets")
@@ -253,9 +267,19 @@ def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
 
 def fork(request: Request, plan: Plan) -> Iterator[Op]:
     """Go on as a child where a pid or time namespace is waiting for one."""
-    if _forks(request):
-        into = request.clone_into and request.self_join_steps and not get(request).has_user
-        yield Op("fork", r0="cgroup" if into else "", about=f"fork into {request.clone_into}" if into else "fork")
+    if not _forks(request):
+        return
+    into = _forks_into(request)
+    yield Op("fork", r0="cgroup" if into else "", about=f"fork into {request.clone_into}" if into else "fork")
+    if into and get(request).new & linux.CLONE_NEWCGROUP:
+        # only now: made before the fork, its root in the v2 hierarchy would be the caller's cgroup, and /proc/self/cgroup
+        # would tell the path of the container's own
+        yield Op("unshare", a=linux.CLONE_NEWCGROUP, about="make cgroup namespaces", where="/linux/namespaces")
+
+
+def _forks_into(request: Request) -> bool:
+    """Whether the fork is the moment at which the v2 cgroup is joined."""
+    return bool(_forks(request) and request.clone_into and request.self_join_steps and not get(request).has_user)
 
 
 def _forks(request: Request) -> bool:
@@ -282,11 +306,9 @@ def join_init(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("setns", r0="init", a=flags, about=about)
     yield Op("close", r0="init")
     if user_flag:
-        found = get(request)
         uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
         gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
         yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
-        assert found.has_user
 
 
 # -- id maps ---------------------------------------------------------------------------------------------------------

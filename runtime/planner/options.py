@@ -123,7 +123,9 @@ class Options:
         """Raise ConfigError for an option that a bind mount cannot have: it has no filesystem of its own to ask."""
         for word, index in self.data:
             raise ConfigError(
-                f"{where}/options/{index}", f'"{word}" is no option of a bind mount', clause="config.md#linux-mount-options"
+                f"{where}/options/{index}",
+                f'"{word}" is no option of a bind mount',
+                clause="config.md#linux-mount-options",
             )
 
 

@@ -149,7 +149,9 @@ def hostname(request: Request, plan: Plan) -> Iterator[Op]:
         if not name:
             continue
         if not namespaces.get(request).flags & linux.CLONE_NEWUTS:
-            raise ConfigError(f"/{key}", f"unable to set {key} without a private UTS namespace", clause=f"config.md#{key}")
+            raise ConfigError(
+                f"/{key}", f"unable to set {key} without a private UTS namespace", clause=f"config.md#{key}"
+            )
         yield Op(op, name, about=f'set {key} "{name}"', where=f"/{key}")
 
 
@@ -170,7 +172,12 @@ def settings(request: Request, plan: Plan) -> Iterator[Op]:
     if (spec.get("memoryPolicy") or {}).get("mode"):
         yield _memory_policy(spec["memoryPolicy"])
     # while we may give files away; a terminal that stayed root's could not be reopened by the user
-    yield Op("chown-stdio", a=user.get("uid", 0), about="give the standard descriptors to the user", where=f"{_WHERE}/user/uid")
+    yield Op(
+        "chown-stdio",
+        a=user.get("uid", 0),
+        about="give the standard descriptors to the user",
+        where=f"{_WHERE}/user/uid",
+    )
 
 
 def no_new_privileges(request: Request, plan: Plan) -> Iterator[Op]:

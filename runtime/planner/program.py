@@ -110,7 +110,7 @@ def execute(request: Request, plan: Plan) -> Iterator[Op]:
 def environment(request: Request) -> list[str]:
     """The program's environment: the config's, and what protocols of service managers add."""
     env = list(request.process.get("env") or ())
-    if request.listen_fds:
+    if request.listen_fds and not any(word.startswith("LISTEN_FDS=") for word in env):
         # sd_listen_fds(3): the descriptors follow the standard ones, for the process that is 1 in its namespace
         env += [f"LISTEN_FDS={request.listen_fds}", "LISTEN_PID=1"]
     if request.notify_dir:

@@ -37,21 +37,14 @@ def is_shared(request: Request) -> bool:
 
 def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
     """Cut our copy of the host's mounts off from the host, then make the rootfs a mount that can become the root."""
-    if not namespaces.get(request).flags & linux.CLONE_NEWNS:
-        # every mount would be the host's, and would stay there
-        raise Unsupported("linux.namespaces: without a mount namespace the container's mounts would be made on the host")
     kind, _ = propagation(request)
-    is_cut_off = kind in (linux.MS_PRIVATE, linux.MS_UNBINDABLE)
-    # Slaves, unless the config says private: what the host mounts later still arrives, what we mount never leaves.
-    # Also with "shared": the new root is made shared at the end, and the parent of a new root must not be, pivot_root(2).
-    yield Op(
-        "mount-setattr",
-        "/",
-        c=linux.MS_PRIVATE if is_cut_off else linux.MS_SLAVE,
-        flags=FLAG_RECURSIVE,
-        about="cut mounts off from the host",
-        where="/linux/rootfsPropagation",
-    )
+    if has_mount_ns(request):
+        yield _cut_off(kind)
+    elif not request.mounts_on_host:
+        # every mount would be the host's, and would stay there
+        raise Unsupported(
+            "linux.namespaces: without a mount namespace the container's mounts would be made on the host"
+        )
     yield from paths.null_device(request, plan)
     about = f"open rootfs {request.rootfs}"
     where = "/root/path"
@@ -59,12 +52,30 @@ def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
     yield Op("open", request.rootfs, r0="at", a=flags, about=about, where=where)
     tree = linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE
     yield Op("open-tree", r0="rootfs", r1="at", a=tree, about=about, where=where)
-    if kind and kind != linux.MS_SLAVE:
+    if (kind and kind != linux.MS_SLAVE) or not has_mount_ns(request):
         # a slave of the host made shared would still receive; it is to have peers of its own only
         yield Op("mount-setattr", r0="rootfs", c=linux.MS_PRIVATE, about=about, where=where)
     # in its own place, so that hooks find the container's mounts below root.path
     yield Op("move-mount", r0="rootfs", r1="at", about=f"mount rootfs {request.rootfs}", where=where)
     yield Op("close", r0="at")
+
+
+def has_mount_ns(request: Request) -> bool:
+    """Whether the container's mounts are its own; where not, whoever deletes it has to unmount its rootfs."""
+    return bool(namespaces.get(request).flags & linux.CLONE_NEWNS)
+
+
+def _cut_off(kind: int) -> Op:
+    # Slaves, unless the config says private: what the host mounts later still arrives, what we mount never leaves.
+    # Also with "shared": the new root is made shared at the end, and the parent of a new root must not be, pivot_root(2).
+    return Op(
+        "mount-setattr",
+        "/",
+        c=linux.MS_PRIVATE if kind in (linux.MS_PRIVATE, linux.MS_UNBINDABLE) else linux.MS_SLAVE,
+        flags=FLAG_RECURSIVE,
+        about="cut mounts off from the host",
+        where="/linux/rootfsPropagation",
+    )
 
 
 def pivot(request: Request, plan: Plan) -> Iterator[Op]:
@@ -77,7 +88,10 @@ def pivot(request: Request, plan: Plan) -> Iterator[Op]:
             about="make the rootfs read-only",
             where="/root/readonly",
         )
-    if request.no_pivot:
+    if not has_mount_ns(request):
+        # the host's root stays where it is
+        yield Op("chroot", r0="rootfs", a=1, about="change the root to the rootfs", where="/root/path")
+    elif request.no_pivot:
         yield Op("chroot", r0="rootfs", about="move the rootfs over the root", where="/root/path")
     else:
         yield Op("pivot-root", r0="rootfs", about="pivot to the rootfs", where="/root/path")

@@ -32,7 +32,9 @@ def console(request: Request, plan: Plan) -> Iterator[Op]:
     about = "bind the terminal to /dev/console"
     yield Op("open-tree", r0="tree", r1="terminal", a=linux.OPEN_TREE_CLONE, about=about, where=_WHERE)
     # not through a link: the file that is made where none is would be made wherever it points (CVE-2026-88264)
-    yield Op("mountpoint", "/dev/console", r0="at", r1="rootfs", r2="tree", flags=FLAG_NOFOLLOW, about=about, where=_WHERE)
+    yield Op(
+        "mountpoint", "/dev/console", r0="at", r1="rootfs", r2="tree", flags=FLAG_NOFOLLOW, about=about, where=_WHERE
+    )
     yield Op("move-mount", r0="tree", r1="at", about=about, where=_WHERE)
 
 
@@ -65,7 +67,9 @@ def _pair(request: Request, plan: Plan) -> Iterator[Op]:
     if not size:
         wanted = request.process.get("consoleSize") or {}
         size = (wanted.get("height", 0), wanted.get("width", 0))
-    yield Op("open-pty", r0="master", r1="pts", r2="terminal", a=size[0], b=size[1], about="open a terminal", where=_WHERE)
+    yield Op(
+        "open-pty", r0="master", r1="pts", r2="terminal", a=size[0], b=size[1], about="open a terminal", where=_WHERE
+    )
     yield plan.ask("console", [("console", "", "")], send="master", about="hand over the terminal", where=_WHERE)
     # from here on whoever got it is the only one to hold it: its hang-up reaches the container
     yield Op("close", r0="master")

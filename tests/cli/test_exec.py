@@ -18,7 +18,9 @@ def test_inherits_what_the_container_is(pyrunc, running):
     assert found["hostname"] == "inner"
     assert found["cwd"] == "/" and "PATH=/bin:/sbin:/usr/bin:/usr/sbin" in found["env"]
     assert found["no_new_privs"] == 1
-    assert sorted(found["capabilities"]["effective"]) == sorted(box.bundle.config["process"]["capabilities"]["effective"])
+    assert sorted(found["capabilities"]["effective"]) == sorted(
+        box.bundle.config["process"]["capabilities"]["effective"]
+    )
     assert found["capabilities"]["ambient"] == []
     assert found["pid"] > 1 and found["sid"] == found["pid"]
     assert [entry["fd"] for entry in found["fds"]] == [0, 1, 2]
@@ -112,7 +114,9 @@ def test_process_file(pyrunc, running, scratch):
         assert found["oom_score_adj"] == "500"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"args": []}', '{"args": "x", "cwd": "/"}', '{"args":["a"],"cwd":"rel"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"args": []}', '{"args": "x", "cwd": "/"}', '{"args":["a"],"cwd":"rel"}']
+)
 def test_process_file_that_is_wrong(pyrunc, running, text):
     box = running()
     path = box.bundle.path / "p.json"

@@ -465,7 +465,9 @@ def test_program_that_only_the_user_may_execute(pyrunc, make):
 
 def test_stdio_belongs_to_the_user(pyrunc, make):
     """The program may open /dev/stdout again, as nginx does; it may not own the host's /dev/null."""
-    made = make(process(user={"uid": 1000, "gid": 1000}), "/bin/sh", "-c", ": >/dev/stdout && : >/dev/stderr && echo ok")
+    made = make(
+        process(user={"uid": 1000, "gid": 1000}), "/bin/sh", "-c", ": >/dev/stdout && : >/dev/stderr && echo ok"
+    )
     null = os.stat("/dev/null")
     read, write = os.pipe()
     with open("/dev/null") as stdin:

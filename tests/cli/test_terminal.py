@@ -98,7 +98,10 @@ def set_size(fd, rows, columns):
 
 
 def test_master_is_sent_to_the_console_socket(pyrunc, make, receiver):
-    made, id_ = make(terminal(size=(40, 101)), "/bin/sh", "-c", "read line; echo got $line; /bin/probe tty"), pyrunc.id()
+    made, id_ = (
+        make(terminal(size=(40, 101)), "/bin/sh", "-c", "read line; echo got $line; /bin/probe tty"),
+        pyrunc.id(),
+    )
     server = receiver()
     pyrunc("create", "-b", made, "--console-socket", server.path, id_)
     # only now, as containerd does it: create must not have waited for an answer
@@ -179,7 +182,12 @@ def test_socket_by_a_relative_path(pyrunc, make, receiver, scratch):
 
 
 def test_socket_that_is_not_there(refused, scratch):
-    refused(terminal(), "no such file or directory", str(scratch / "none"), options=("--console-socket", str(scratch / "none")))
+    refused(
+        terminal(),
+        "no such file or directory",
+        str(scratch / "none"),
+        options=("--console-socket", str(scratch / "none")),
+    )
 
 
 def test_socket_that_nobody_listens_on(refused, scratch):
@@ -218,7 +226,9 @@ def test_terminal_and_no_socket(refused):
 def test_socket_and_no_terminal(refused, receiver):
     server = receiver()
     refused(
-        None, "cannot use console socket if runc will not detach or allocate tty", options=("--console-socket", server.path)
+        None,
+        "cannot use console socket if runc will not detach or allocate tty",
+        options=("--console-socket", server.path),
     )
 
 

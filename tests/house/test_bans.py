@@ -60,7 +60,10 @@ WAIVERS: dict[tuple[str, str], str] = {
     ("runtime/__main__.py", "__import__"): "one command module of those that grammar.py names, and none of the others",
     ("runtime/cgroups/fs.py", "time.sleep"): "cgroup v1 tells nobody when a freezer or an emptied cgroup is ready",
     ("runtime/cli/ps.py", "shutil"): "only its which(), for the host's ps; no tree is walked",
-    ("runtime/hooks.py", "os.killpg"): "the session of a child of ours that was not collected yet: its number is not free",
+    (
+        "runtime/hooks.py",
+        "os.killpg",
+    ): "the session of a child of ours that was not collected yet: its number is not free",
     ("runtime/launch.py", "os.kill"): "a child of ours that was not collected yet: its number is not free",
     ("runtime/userns.py", "os.kill"): "a child of ours that was not collected yet: its number is not free",
     ("shim/engine.py", "os.fork"): "runs the runtime's entry without an interpreter start; the shim has no threads",

@@ -189,7 +189,9 @@ def test_unified_comes_last_and_so_wins() -> None:
     assert v2(pids={"limit": 5}, unified={"pids.max": "7"}) == ["pids.max = 5", "pids.max = 7"]
 
 
-@pytest.mark.parametrize("name", ["../pids.max", "a/b.c", "memory", ".max", "memory.", "", "memory.max\n", "mem ory.max"])
+@pytest.mark.parametrize(
+    "name", ["../pids.max", "a/b.c", "memory", ".max", "memory.", "", "memory.max\n", "mem ory.max"]
+)
 def test_unified_keys_are_names_of_files(name: str) -> None:
     with pytest.raises(ConfigError, match="must be the name of a file"):
         v2(unified={name: "1"})

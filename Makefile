@@ -144,7 +144,7 @@ WORKERS ?= 2
 
 test: ## everything: check, check-root, conformance, one after the other
 	@for target in check check-root conformance; do $(MAKE) -f $(HERE)/Makefile $$target; done
-	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml
+	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml $(BUILD)/conformance.json
 
 check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(call need,$(DEPS_TEST))

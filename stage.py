@@ -40,8 +40,7 @@ LAUNCHER = """\
 #!{interpreter} -IS
 import marshal, sys
 sys.path += {path!r}
-with open({packed!r}, "rb") as file:
-    exec(marshal.load(file))
+exec(marshal.loads(packed := open({packed!r}, "rb").read()))
 from {module}.__main__ import main
 sys.exit(main())
 """
@@ -131,7 +130,8 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
 
     Without docstrings and annotations, which are half of the byte code and which nobody reads at run time.
     """
-    table = {}
+    table: dict[str, tuple[bool, str, int, int]] = {}
+    codes = b""
     for target, source in sorted(wanted.items()):
         parts = target.relative_to(lib).parts
         if target.suffix != ".py" or parts[0] not in PACKAGES:
@@ -140,9 +140,12 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
         name = ".".join(parts[:-1] if is_package else (*parts[:-1], target.stem))
         origin = os.fspath(final.joinpath(*parts))
         tree = Bare().visit(ast.parse(source.read_bytes(), origin))
-        code = compile(tree, origin, "exec", dont_inherit=True, optimize=2)
-        table[name] = (is_package, origin, marshal.dumps(code))
-    return table["runtime.packed"][2] + marshal.dumps(table)
+        code = marshal.dumps(compile(tree, origin, "exec", dont_inherit=True, optimize=2))
+        table[name] = (is_package, origin, len(codes), len(code))
+        codes += code
+    _, _, place, length = table["runtime.packed"]
+    first, second = codes[place : place + length], marshal.dumps(table)
+    return first + second + codes + len(first).to_bytes(8, "little") + len(second).to_bytes(8, "little")
 
 
 class Bare(ast.NodeTransformer):

@@ -12,7 +12,7 @@ import os
 import stat
 
 from runtime import jsonio, rules
-from runtime.errors import ConfigError, Error, KernelError
+from runtime.errors import ConfigError, Error, KernelError, RuleError
 from specs import config_check
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from runtime.errors import RuleError
+    from specs.explain import Finding
 
 
 class Bundle:
@@ -132,18 +132,67 @@ def _checked(
     check_rules: Callable[[Any], RuleError | None],
 ) -> dict[str, Any]:
     """The document in `raw`, or the first thing that is wrong with it."""
-    config: Any = jsonio.loads(raw, source)
-    fault = check(config)
-    if fault is not None or check_rules(config) is not None:
-        from specs import explain
-
-        raise explain.error(raw, source, kind)
-    found: dict[str, Any] = config
+    document: Any = jsonio.loads(raw, source)
+    if check(document) is not None or check_rules(document) is not None:
+        raise _first(raw, source, kind)
+    found: dict[str, Any] = document
     return found
+
+
+# -- cold: what is wrong ----------------------------------------------------------------------------------------------
+
+
+def findings(raw: bytes, source: str = "config.json", kind: str = "config", strict: bool = False) -> list[Finding]:
+    """All that is wrong with a document, in the order of its text; with `strict`, properties that nobody knows too."""
+    from specs import explain
+
+    try:
+        jsonio.loads(raw, source)
+    except ConfigError as error:
+        return [explain.Finding(error.where, error.line, error.column, error.why, "", "", error.hint, "", "error")]
+    located = explain.Located(raw.decode())
+    found = explain.schema_findings(located, kind, strict)
+    faults = [finding.pointer for finding in found if finding.severity == "error" and finding.why != explain.UNKNOWN]
+    for broken in _broken_rules(located.document, kind, faults):
+        line, column = located.place(broken.where)
+        place = (broken.where, line, column, broken.why, "", "", broken.hint, broken.clause, broken.severity)
+        found.append(explain.Finding(*place))
+    return sorted(found, key=lambda finding: (finding.line, finding.column))
+
+
+def _broken_rules(document: Any, kind: str, faults: list[str]) -> list[rules.Finding]:
+    if kind == "config" and type(document) is dict:
+        return rules.findings_beside(document, faults) if faults else rules.findings(document)
+    if faults:
+        return []
+    return rules.process_findings(document) if kind == "process" else rules.resource_findings(document)
+
+
+def _first(raw: bytes, source: str, kind: str) -> ConfigError:
+    """The first error of a document that has been refused, and how many more there are."""
+    found = [finding for finding in findings(raw, source, kind) if finding.severity == "error"]
+    if not found:
+        # the compiled checks and the schemas disagree: the document is refused all the same
+        return ConfigError(
+            "", "refused by the checks of specs/config_check.py, which no schema explains", source=source
+        )
+    first = found[0]
+    why = first.why
+    if first.expected:
+        why += f": expected {first.expected}, found {first.found}"
+    hint = first.hint
+    if len(found) > 1:
+        more = f"{len(found) - 1} more error{'s' if len(found) > 2 else ''} in it"
+        if kind == "config":
+            more += ", which `pyrunc validate` lists"
+        hint = f"{hint}; {more}" if hint else more
+    # a rule has a reason of its own, a schema has what it expected
+    cls = ConfigError if first.expected or first.why == "required" else RuleError
+    return cls(first.pointer, why, source=source, clause=first.clause, hint=hint, line=first.line, column=first.column)
 
 
 def _located(raw: bytes, source: str, where: str, why: str, clause: str) -> ConfigError:
     from specs import explain
 
-    line, column = explain.place(raw, where)
+    line, column = explain.Located(raw.decode()).place(where)
     return ConfigError(where, why, source=source, clause=clause, line=line, column=column)

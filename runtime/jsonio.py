@@ -50,9 +50,7 @@ class _Rules:
 _scan = make_scanner(_Rules) if make_scanner is not None else None  # type: ignore[arg-type]
 
 
-def loads(
-    data: bytes, source: str, limit: int = LIMIT, depth: int = DEPTH, *, lone_surrogates: bool = False
-) -> object:
+def loads(data: bytes, source: str, limit: int = LIMIT, depth: int = DEPTH, *, lone_surrogates: bool = False) -> object:
     """The document in `data`; ConfigError with line and column where it is none.
 
     `lone_surrogates` admits them in strings: a document of our own making (state.json) names files by them whose names

@@ -1,9 +1,9 @@
 """All our modules in one file: what the launchers run first, so that an import costs no search, no stat and no open.
 
-`make build` writes `packed.bin` beside the packages: this module's code, then a table of name -> (is a package, file, code). A
-launcher loads the first and executes it; `file` is there the open file. A command imports some forty modules, and finding
-each in a directory costs as much as running it. The files of the packages stay the truth: with `packed.bin` missing, or made
-by another interpreter, imports are ordinary ones.
+`make build` writes `packed.bin` beside the packages: this module's code, a table of name -> (is a package, file, place,
+length), and at each place a module's code. A launcher reads the file and executes the first; `packed` is then the whole. A
+command imports some forty modules, and finding each in a directory costs as much as running it. The files of the packages
+stay the truth: whatever the table does not hold is imported as ever.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import BinaryIO
 
-    file: BinaryIO
+    packed: bytes
 
 
 class Packed:
     """A finder and loader (importlib.abc.MetaPathFinder, Loader) of the modules in the table."""
 
-    def __init__(self, table: dict[str, tuple[bool, str, bytes]]) -> None:
+    def __init__(self, table: dict[str, tuple[bool, str, int, int]], code: bytes) -> None:
         self.table = table
+        self.code = code
         # the class of every spec, without importing importlib for it
         self.spec_class: type[ModuleSpec] = type(sys.__spec__)  # type: ignore[attr-defined]
 
@@ -34,7 +34,7 @@ class Packed:
         found = self.table.get(name)
         if found is None:
             return None
-        is_package, origin, _ = found
+        is_package, origin, _, _ = found
         spec = self.spec_class(name, self, origin=origin, is_package=is_package)
         spec.has_location = True
         if is_package:
@@ -47,11 +47,14 @@ class Packed:
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code."""
-        exec(marshal.loads(self.table[module.__name__][2]), module.__dict__)
+        _, _, place, length = self.table[module.__name__]
+        exec(marshal.loads(self.code[place : place + length]), module.__dict__)
 
 
 if __name__ == "__main__":
     # A command is over before there is garbage worth collecting, and its first collections fall into the imports. A process
     # that stays (the shim) turns it on again.
     gc.disable()
-    sys.meta_path.insert(0, Packed(marshal.load(file)))  # type: ignore[arg-type]
+    # marshal reads one object and leaves what follows: the length of the first two stands at the end
+    start, length = int.from_bytes(packed[-16:-8], "little"), int.from_bytes(packed[-8:], "little")
+    sys.meta_path.insert(0, Packed(marshal.loads(packed[start:]), packed[start + length :]))  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def scheduler_fits_its_policy(process: Any, at: str) -> Iterator[Fault]:
         yield f"{at}/scheduler/priority", f"{policy} takes a priority from 1 to 99"
     times = [scheduler.get(key) or 0 for key in ("runtime", "deadline", "period")]
     if policy != "SCHED_DEADLINE":
-        for key, value in zip(("runtime", "deadline", "period"), times):
+        for key, value in zip(("runtime", "deadline", "period"), times, strict=True):
             if value:
                 yield f"{at}/scheduler/{key}", f"{policy} takes no {key}"
     elif not times[0] <= times[1] or (times[2] and times[1] > times[2]):
@@ -202,7 +202,8 @@ def is_bind(mount: dict[str, Any]) -> bool:
 
 def destination_of(mount: dict[str, Any]) -> str:
     """Where a mount goes, from the container's root, without dots and doubled slashes."""
-    return os.path.normpath("/" + mount["destination"].lstrip("/"))
+    destination: str = mount["destination"]
+    return os.path.normpath("/" + destination.lstrip("/"))
 
 
 def proc_is_not_replaced(document: Any, at: str) -> Iterator[Fault]:
@@ -281,21 +282,14 @@ def _config_faults(config: dict[str, Any], warnings: bool) -> Iterator[Finding]:
 
     document = Document(config)
     yield from _run(CONFIG, document, "", "error")
-    if document.process:
-        yield from _run(PROCESS, document.process, "/process", "error")
+    yield from _run(PROCESS, document.process, "/process", "error")
     if document.linux:
         yield from _run(rules_linux.LINUX, document, "/linux", "error")
-        yield from _resource_faults(document.linux.get("resources"), "/linux/resources")
+        yield from _run(rules_linux.RESOURCES, document.linux.get("resources"), "/linux/resources", "error")
         yield from _run(rules_linux.SECCOMP, document.linux.get("seccomp"), "/linux/seccomp", "error")
     if warnings:
         yield from _run(CONFIG_WARNINGS, document, "", "warning")
         yield from _run(PROCESS_WARNINGS, document.process, "/process", "warning")
-
-
-def _resource_faults(resources: Any, at: str) -> Iterator[Finding]:
-    from runtime import rules_linux
-
-    yield from _run(rules_linux.RESOURCES, resources, at, "error")
 
 
 def _run(table: Table, subject: Any, at: str, severity: str) -> Iterator[Finding]:
@@ -320,9 +314,8 @@ def findings(config: dict[str, Any]) -> list[Finding]:
 
 def check_process(process: dict[str, Any]) -> RuleError | None:
     """The first broken rule of a process document, whose places are in it and not in config.json."""
-    for finding in process_findings(process):
-        if finding.severity == "error":
-            return finding.error("process.json")
+    for finding in _run(PROCESS, process, "", "error"):
+        return finding.error("process.json")
     return None
 
 
@@ -340,4 +333,36 @@ def check_resources(resources: dict[str, Any]) -> RuleError | None:
 
 def resource_findings(resources: dict[str, Any]) -> list[Finding]:
     """Every broken rule of a resources document."""
-    return list(_resource_faults(resources, ""))
+    from runtime import rules_linux
+
+    return list(_run(rules_linux.RESOURCES, resources, "", "error"))
+
+
+# -- cold: a document that its schema has refused ----------------------------------------------------------------------
+
+
+def findings_beside(config: dict[str, Any], faults: list[str]) -> list[Finding]:
+    """The broken rules of the sound parts of a configuration that has `faults` (JSON pointers) in others.
+
+    Rules trust what the schema promises, so one may trip over a fault: it then says nothing. None may mistake a namespace
+    that is written wrongly for one that is not asked for.
+    """
+    from runtime import rules_linux
+
+    out: list[Finding] = []
+    linux = config.get("linux") if type(config.get("linux")) is dict else None
+    tables: list[tuple[Table, Any, str]] = [(PROCESS, config.get("process"), "/process")]
+    if linux:
+        tables.append((rules_linux.RESOURCES, linux.get("resources"), "/linux/resources"))
+        tables.append((rules_linux.SECCOMP, linux.get("seccomp"), "/linux/seccomp"))
+    if not any(fault == "/linux" or fault.startswith("/linux/namespaces") for fault in faults):
+        document = Document({**config, "process": config.get("process") if type(config.get("process")) is dict else {}})
+        tables += [(CONFIG, document, ""), (rules_linux.LINUX, document, "/linux")]
+    for table, subject, at in tables:
+        for clause, rule in table if subject else ():
+            try:
+                found = [Finding(fault, clause, "error") for fault in rule(subject, at)]
+            except (TypeError, KeyError, AttributeError, ValueError, IndexError):
+                continue
+            out += [f for f in found if not any((f.where + "/").startswith(fault + "/") for fault in faults)]
+    return out

@@ -9,432 +9,329 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
-LinuxMemoryPolicy = TypedDict(
-    "LinuxMemoryPolicy",
-    {
-        # The policy.
-        "mode": "str",
-        # The nodes: a list such as 0-3,7.
-        "nodes": "NotRequired[str | None]",
-        # Flags of the policy.
-        "flags": "NotRequired[list[str] | None]",
-    },
-)
+
+class LinuxMemoryPolicy(TypedDict):
+    # The policy.
+    mode: str
+    # The nodes: a list such as 0-3,7.
+    nodes: NotRequired[str | None]
+    # Flags of the policy.
+    flags: NotRequired[list[str] | None]
 
 
-LinuxIntelRdt = TypedDict(
-    "LinuxIntelRdt",
-    {
-        # The name of the class of service, a directory of resctrl.
-        "closID": "NotRequired[str | None]",
-        # Lines for its schemata file.
-        "schemata": "NotRequired[list[str] | None]",
-        # The line of the third level cache.
-        "l3CacheSchema": "NotRequired[str | None]",
-        # The line of the memory bandwidth.
-        "memBwSchema": "NotRequired[str | None]",
-        # Whether the container gets a monitoring group of its own.
-        "enableMonitoring": "NotRequired[bool | None]",
-        # The same for the cache, until version 1.2.
-        "enableCMT": "NotRequired[bool | None]",
-        # The same for the bandwidth, until version 1.2.
-        "enableMBM": "NotRequired[bool | None]",
-    },
-)
+class LinuxIntelRdt(TypedDict):
+    # The name of the class of service, a directory of resctrl.
+    closID: NotRequired[str | None]
+    # Lines for its schemata file.
+    schemata: NotRequired[list[str] | None]
+    # The line of the third level cache.
+    l3CacheSchema: NotRequired[str | None]
+    # The line of the memory bandwidth.
+    memBwSchema: NotRequired[str | None]
+    # Whether the container gets a monitoring group of its own.
+    enableMonitoring: NotRequired[bool | None]
+    # The same for the cache, until version 1.2.
+    enableCMT: NotRequired[bool | None]
+    # The same for the bandwidth, until version 1.2.
+    enableMBM: NotRequired[bool | None]
 
 
-LinuxPersonality = TypedDict(
-    "LinuxPersonality",
-    {
-        # The domain.
-        "domain": "str",
-        # Flags: the specification defines none yet.
-        "flags": "NotRequired[list[str] | None]",
-    },
-)
+class LinuxPersonality(TypedDict):
+    # The domain.
+    domain: str
+    # Flags: the specification defines none yet.
+    flags: NotRequired[list[str] | None]
 
 
-Condition = TypedDict(
-    "Condition",
-    {
-        # Which argument, counted from 0.
-        "index": "int",
-        # What it is compared with; the mask for SCMP_CMP_MASKED_EQ.
-        "value": "int",
-        # What the masked argument is compared with.
-        "valueTwo": "NotRequired[int | None]",
-        # How.
-        "op": "str",
-    },
-)
+class Condition(TypedDict):
+    # Which argument, counted from 0.
+    index: int
+    # What it is compared with; the mask for SCMP_CMP_MASKED_EQ.
+    value: int
+    # What the masked argument is compared with.
+    valueTwo: NotRequired[int | None]
+    # How.
+    op: str
 
 
-Rule = TypedDict(
-    "Rule",
-    {
-        # The calls, by name.
-        "names": "list[str]",
-        # The answer.
-        "action": "str",
-        # The errno of the answer.
-        "errnoRet": "NotRequired[int | None]",
-        # Conditions on the arguments, all of which must hold.
-        "args": "NotRequired[list[Condition] | None]",
-    },
-)
+class Rule(TypedDict):
+    # The calls, by name.
+    names: list[str]
+    # The answer.
+    action: str
+    # The errno of the answer.
+    errnoRet: NotRequired[int | None]
+    # Conditions on the arguments, all of which must hold.
+    args: NotRequired[list[Condition] | None]
 
 
-Seccomp = TypedDict(
-    "Seccomp",
-    {
-        # The answer to calls that no rule names.
-        "defaultAction": "str",
-        # The errno of that answer.
-        "defaultErrnoRet": "NotRequired[int | None]",
-        # The architectures whose calls are filtered, besides the native one.
-        "architectures": "NotRequired[list[str] | None]",
-        # Flags of seccomp(2); an empty list is not the same as none given.
-        "flags": "NotRequired[list[str] | None]",
-        # The socket of the agent that is notified.
-        "listenerPath": "NotRequired[str | None]",
-        # A text handed to that agent.
-        "listenerMetadata": "NotRequired[str | None]",
-        # The rules.
-        "syscalls": "NotRequired[list[Rule] | None]",
-    },
-)
+class Seccomp(TypedDict):
+    # The answer to calls that no rule names.
+    defaultAction: str
+    # The errno of that answer.
+    defaultErrnoRet: NotRequired[int | None]
+    # The architectures whose calls are filtered, besides the native one.
+    architectures: NotRequired[list[str] | None]
+    # Flags of seccomp(2); an empty list is not the same as none given.
+    flags: NotRequired[list[str] | None]
+    # The socket of the agent that is notified.
+    listenerPath: NotRequired[str | None]
+    # A text handed to that agent.
+    listenerMetadata: NotRequired[str | None]
+    # The rules.
+    syscalls: NotRequired[list[Rule] | None]
 
 
-RdmaLimit = TypedDict(
-    "RdmaLimit",
-    {
-        # The most handles.
-        "hcaHandles": "NotRequired[int | None]",
-        # The most objects.
-        "hcaObjects": "NotRequired[int | None]",
-    },
-)
+class RdmaLimit(TypedDict):
+    # The most handles.
+    hcaHandles: NotRequired[int | None]
+    # The most objects.
+    hcaObjects: NotRequired[int | None]
 
 
-InterfacePriority = TypedDict(
-    "InterfacePriority",
-    {
-        # The interface.
-        "name": "str",
-        # The priority.
-        "priority": "int",
-    },
-)
+class InterfacePriority(TypedDict):
+    # The interface.
+    name: str
+    # The priority.
+    priority: int
 
 
-ResourcesNetwork = TypedDict(
-    "ResourcesNetwork",
-    {
-        # The class that packets carry.
-        "classID": "NotRequired[int | None]",
-        # The priority of traffic by interface.
-        "priorities": "NotRequired[list[InterfacePriority] | None]",
-    },
-)
+class ResourcesNetwork(TypedDict):
+    # The class that packets carry.
+    classID: NotRequired[int | None]
+    # The priority of traffic by interface.
+    priorities: NotRequired[list[InterfacePriority] | None]
 
 
-HugepageLimit = TypedDict(
-    "HugepageLimit",
-    {
-        # The size, such as 64KB, 2MB or 1GB.
-        "pageSize": "str",
-        # The most bytes in such pages.
-        "limit": "int",
-    },
-)
+class HugepageLimit(TypedDict):
+    # The size, such as 64KB, 2MB or 1GB.
+    pageSize: str
+    # The most bytes in such pages.
+    limit: int
 
 
-Throttle = TypedDict(
-    "Throttle",
-    {
-        # Major number.
-        "major": "int",
-        # Minor number.
-        "minor": "int",
-        # How much per second.
-        "rate": "int",
-    },
-)
+class Throttle(TypedDict):
+    # Major number.
+    major: int
+    # Minor number.
+    minor: int
+    # How much per second.
+    rate: int
 
 
-WeightDevice = TypedDict(
-    "WeightDevice",
-    {
-        # Major number.
-        "major": "int",
-        # Minor number.
-        "minor": "int",
-        # The share of the device beside other cgroups.
-        "weight": "NotRequired[int | None]",
-        # The share of the cgroup's own tasks beside cgroups below it.
-        "leafWeight": "NotRequired[int | None]",
-    },
-)
+class WeightDevice(TypedDict):
+    # Major number.
+    major: int
+    # Minor number.
+    minor: int
+    # The share of the device beside other cgroups.
+    weight: NotRequired[int | None]
+    # The share of the cgroup's own tasks beside cgroups below it.
+    leafWeight: NotRequired[int | None]
 
 
-ResourcesBlockIO = TypedDict(
-    "ResourcesBlockIO",
-    {
-        # The share of all devices beside other cgroups.
-        "weight": "NotRequired[int | None]",
-        # The share of the cgroup's own tasks beside cgroups below it.
-        "leafWeight": "NotRequired[int | None]",
-        # Shares of single devices.
-        "weightDevice": "NotRequired[list[WeightDevice] | None]",
-        # The most bytes read per second.
-        "throttleReadBpsDevice": "NotRequired[list[Throttle] | None]",
-        # The most bytes written per second.
-        "throttleWriteBpsDevice": "NotRequired[list[Throttle] | None]",
-        # The most reads per second.
-        "throttleReadIOPSDevice": "NotRequired[list[Throttle] | None]",
-        # The most writes per second.
-        "throttleWriteIOPSDevice": "NotRequired[list[Throttle] | None]",
-    },
-)
+class ResourcesBlockIO(TypedDict):
+    # The share of all devices beside other cgroups.
+    weight: NotRequired[int | None]
+    # The share of the cgroup's own tasks beside cgroups below it.
+    leafWeight: NotRequired[int | None]
+    # Shares of single devices.
+    weightDevice: NotRequired[list[WeightDevice] | None]
+    # The most bytes read per second.
+    throttleReadBpsDevice: NotRequired[list[Throttle] | None]
+    # The most bytes written per second.
+    throttleWriteBpsDevice: NotRequired[list[Throttle] | None]
+    # The most reads per second.
+    throttleReadIOPSDevice: NotRequired[list[Throttle] | None]
+    # The most writes per second.
+    throttleWriteIOPSDevice: NotRequired[list[Throttle] | None]
 
 
-ResourcesPids = TypedDict(
-    "ResourcesPids",
-    {
-        # The most tasks; none where it is negative.
-        "limit": "NotRequired[int | None]",
-    },
-)
+class ResourcesPids(TypedDict):
+    # The most tasks; none where it is negative.
+    limit: NotRequired[int | None]
 
 
-ResourcesCpu = TypedDict(
-    "ResourcesCpu",
-    {
-        # The share of processor time beside other cgroups.
-        "shares": "NotRequired[int | None]",
-        # Microseconds per period; none where it is negative.
-        "quota": "NotRequired[int | None]",
-        # Microseconds left from earlier periods that may be used on top.
-        "burst": "NotRequired[int | None]",
-        # The length of a period in microseconds.
-        "period": "NotRequired[int | None]",
-        # Microseconds per period of real-time tasks; cgroup v1.
-        "realtimeRuntime": "NotRequired[int | None]",
-        # The length of their period in microseconds; cgroup v1.
-        "realtimePeriod": "NotRequired[int | None]",
-        # The processors that may be used: a list such as 0-3,7.
-        "cpus": "NotRequired[str | None]",
-        # The memory nodes that may be used: a list such as 0-3,7.
-        "mems": "NotRequired[str | None]",
-        # 1 where the cgroup only runs when nothing else does.
-        "idle": "NotRequired[int | None]",
-    },
-)
+class ResourcesCpu(TypedDict):
+    # The share of processor time beside other cgroups.
+    shares: NotRequired[int | None]
+    # Microseconds per period; none where it is negative.
+    quota: NotRequired[int | None]
+    # Microseconds left from earlier periods that may be used on top.
+    burst: NotRequired[int | None]
+    # The length of a period in microseconds.
+    period: NotRequired[int | None]
+    # Microseconds per period of real-time tasks; cgroup v1.
+    realtimeRuntime: NotRequired[int | None]
+    # The length of their period in microseconds; cgroup v1.
+    realtimePeriod: NotRequired[int | None]
+    # The processors that may be used: a list such as 0-3,7.
+    cpus: NotRequired[str | None]
+    # The memory nodes that may be used: a list such as 0-3,7.
+    mems: NotRequired[str | None]
+    # 1 where the cgroup only runs when nothing else does.
+    idle: NotRequired[int | None]
 
 
-ResourcesMemory = TypedDict(
-    "ResourcesMemory",
-    {
-        # The most memory, in bytes.
-        "limit": "NotRequired[int | None]",
-        # What is left to the container when memory is short.
-        "reservation": "NotRequired[int | None]",
-        # The most memory and swap together.
-        "swap": "NotRequired[int | None]",
-        # The most memory of the kernel; given up by the kernel.
-        "kernel": "NotRequired[int | None]",
-        # The most memory of TCP buffers; cgroup v1.
-        "kernelTCP": "NotRequired[int | None]",
-        # The inclination to swap; cgroup v1.
-        "swappiness": "NotRequired[int | None]",
-        # Whether processes wait for memory instead of being killed; cgroup v1.
-        "disableOOMKiller": "NotRequired[bool | None]",
-        # Whether cgroups below count too; always so by now.
-        "useHierarchy": "NotRequired[bool | None]",
-        # Whether a new limit below the present usage is refused instead of enforced by killing.
-        "checkBeforeUpdate": "NotRequired[bool | None]",
-    },
-)
+class ResourcesMemory(TypedDict):
+    # The most memory, in bytes.
+    limit: NotRequired[int | None]
+    # What is left to the container when memory is short.
+    reservation: NotRequired[int | None]
+    # The most memory and swap together.
+    swap: NotRequired[int | None]
+    # The most memory of the kernel; given up by the kernel.
+    kernel: NotRequired[int | None]
+    # The most memory of TCP buffers; cgroup v1.
+    kernelTCP: NotRequired[int | None]
+    # The inclination to swap; cgroup v1.
+    swappiness: NotRequired[int | None]
+    # Whether processes wait for memory instead of being killed; cgroup v1.
+    disableOOMKiller: NotRequired[bool | None]
+    # Whether cgroups below count too; always so by now.
+    useHierarchy: NotRequired[bool | None]
+    # Whether a new limit below the present usage is refused instead of enforced by killing.
+    checkBeforeUpdate: NotRequired[bool | None]
 
 
-DeviceRule = TypedDict(
-    "DeviceRule",
-    {
-        # Whether they may be used.
-        "allow": "bool",
-        # All, character or block devices.
-        "type": "NotRequired[str | None]",
-        # Major number; any where it is absent or -1.
-        "major": "NotRequired[int | None]",
-        # Minor number; any where it is absent or -1.
-        "minor": "NotRequired[int | None]",
-        # What may be done: letters of r (read), w (write) and m (mknod).
-        "access": "NotRequired[str | None]",
-    },
-)
+class DeviceRule(TypedDict):
+    # Whether they may be used.
+    allow: bool
+    # All, character or block devices.
+    type: NotRequired[str | None]
+    # Major number; any where it is absent or -1.
+    major: NotRequired[int | None]
+    # Minor number; any where it is absent or -1.
+    minor: NotRequired[int | None]
+    # What may be done: letters of r (read), w (write) and m (mknod).
+    access: NotRequired[str | None]
 
 
-Resources = TypedDict(
-    "Resources",
-    {
-        # Which devices may be used: rules in order, the last that applies decides.
-        "devices": "NotRequired[list[DeviceRule] | None]",
-        # Limits of memory.
-        "memory": "NotRequired[ResourcesMemory | None]",
-        # Limits of processor time.
-        "cpu": "NotRequired[ResourcesCpu | None]",
-        # The limit of the number of tasks.
-        "pids": "NotRequired[ResourcesPids | None]",
-        # Limits of input and output of block devices.
-        "blockIO": "NotRequired[ResourcesBlockIO | None]",
-        # Limits of huge pages, by their size.
-        "hugepageLimits": "NotRequired[list[HugepageLimit] | None]",
-        # Marks of network traffic; cgroup v1.
-        "network": "NotRequired[ResourcesNetwork | None]",
-        # Limits of remote memory access, by device.
-        "rdma": "NotRequired[dict[str, RdmaLimit] | None]",
-        # Files of cgroup v2 and what is written to them.
-        "unified": "NotRequired[dict[str, str] | None]",
-    },
-)
+class Resources(TypedDict):
+    # Which devices may be used: rules in order, the last that applies decides.
+    devices: NotRequired[list[DeviceRule] | None]
+    # Limits of memory.
+    memory: NotRequired[ResourcesMemory | None]
+    # Limits of processor time.
+    cpu: NotRequired[ResourcesCpu | None]
+    # The limit of the number of tasks.
+    pids: NotRequired[ResourcesPids | None]
+    # Limits of input and output of block devices.
+    blockIO: NotRequired[ResourcesBlockIO | None]
+    # Limits of huge pages, by their size.
+    hugepageLimits: NotRequired[list[HugepageLimit] | None]
+    # Marks of network traffic; cgroup v1.
+    network: NotRequired[ResourcesNetwork | None]
+    # Limits of remote memory access, by device.
+    rdma: NotRequired[dict[str, RdmaLimit] | None]
+    # Files of cgroup v2 and what is written to them.
+    unified: NotRequired[dict[str, str] | None]
 
 
-NetDevice = TypedDict(
-    "NetDevice",
-    {
-        # Its name in the container, where it shall be another one.
-        "name": "NotRequired[str | None]",
-    },
-)
+class NetDevice(TypedDict):
+    # Its name in the container, where it shall be another one.
+    name: NotRequired[str | None]
 
 
-Device = TypedDict(
-    "Device",
-    {
-        # Block device, character device (buffered or not), or pipe.
-        "type": "str",
-        # Where it is made: an absolute path in the container.
-        "path": "str",
-        # Major number, twelve bits.
-        "major": "NotRequired[int | None]",
-        # Minor number, twenty bits.
-        "minor": "NotRequired[int | None]",
-        # Its permissions.
-        "fileMode": "NotRequired[int | None]",
-        # Its owner in the container.
-        "uid": "NotRequired[int | None]",
-        # Its group in the container.
-        "gid": "NotRequired[int | None]",
-    },
-)
+class Device(TypedDict):
+    # Block device, character device (buffered or not), or pipe.
+    type: str
+    # Where it is made: an absolute path in the container.
+    path: str
+    # Major number, twelve bits.
+    major: NotRequired[int | None]
+    # Minor number, twenty bits.
+    minor: NotRequired[int | None]
+    # Its permissions.
+    fileMode: NotRequired[int | None]
+    # Its owner in the container.
+    uid: NotRequired[int | None]
+    # Its group in the container.
+    gid: NotRequired[int | None]
 
 
-TimeOffset = TypedDict(
-    "TimeOffset",
-    {
-        # Seconds.
-        "secs": "NotRequired[int | None]",
-        # Nanoseconds.
-        "nanosecs": "NotRequired[int | None]",
-    },
-)
+class TimeOffset(TypedDict):
+    # Seconds.
+    secs: NotRequired[int | None]
+    # Nanoseconds.
+    nanosecs: NotRequired[int | None]
 
 
-Namespace = TypedDict(
-    "Namespace",
-    {
-        # Its type.
-        "type": "str",
-        # The file of one to join; a new one is made where it is absent.
-        "path": "NotRequired[str | None]",
-    },
-)
+class Namespace(TypedDict):
+    # Its type.
+    type: str
+    # The file of one to join; a new one is made where it is absent.
+    path: NotRequired[str | None]
 
 
-Linux = TypedDict(
-    "Linux",
-    {
-        # The namespaces that the container does not share with its creator, at most one of each type.
-        "namespaces": "NotRequired[list[Namespace] | None]",
-        # User ids of the new user namespace.
-        "uidMappings": "NotRequired[list[Mapping] | None]",
-        # Group ids of the new user namespace.
-        "gidMappings": "NotRequired[list[Mapping] | None]",
-        # By how much the clocks of the new time namespace differ, by clock.
-        "timeOffsets": "NotRequired[dict[str, TimeOffset] | None]",
-        # Device nodes that are made in the container besides the default ones.
-        "devices": "NotRequired[list[Device] | None]",
-        # Network devices of the host that are moved into the container, by their name there.
-        "netDevices": "NotRequired[dict[str, NetDevice] | None]",
-        # The container's cgroup: a path, or slice:prefix:name for systemd.
-        "cgroupsPath": "NotRequired[str | None]",
-        # Limits of the container's cgroup.
-        "resources": "NotRequired[Resources | None]",
-        # How mounts below the root file system propagate.
-        "rootfsPropagation": "NotRequired[str | None]",
-        # Which system calls are answered how.
-        "seccomp": "NotRequired[Seccomp | None]",
-        # Paths in the container that are made unreadable.
-        "maskedPaths": "NotRequired[list[str] | None]",
-        # Paths in the container that are made read-only.
-        "readonlyPaths": "NotRequired[list[str] | None]",
-        # The SELinux label of the container's mounts.
-        "mountLabel": "NotRequired[str | None]",
-        # Kernel parameters of the container's namespaces, by name.
-        "sysctl": "NotRequired[dict[str, str] | None]",
-        # The execution domain, personality(2).
-        "personality": "NotRequired[LinuxPersonality | None]",
-        # Cache and memory bandwidth of Intel's Resource Director Technology.
-        "intelRdt": "NotRequired[LinuxIntelRdt | None]",
-        # On which NUMA nodes memory is allocated, set_mempolicy(2).
-        "memoryPolicy": "NotRequired[LinuxMemoryPolicy | None]",
-    },
-)
+class Linux(TypedDict):
+    # The namespaces that the container does not share with its creator, at most one of each type.
+    namespaces: NotRequired[list[Namespace] | None]
+    # User ids of the new user namespace.
+    uidMappings: NotRequired[list[Mapping] | None]
+    # Group ids of the new user namespace.
+    gidMappings: NotRequired[list[Mapping] | None]
+    # By how much the clocks of the new time namespace differ, by clock.
+    timeOffsets: NotRequired[dict[str, TimeOffset] | None]
+    # Device nodes that are made in the container besides the default ones.
+    devices: NotRequired[list[Device] | None]
+    # Network devices of the host that are moved into the container, by their name there.
+    netDevices: NotRequired[dict[str, NetDevice] | None]
+    # The container's cgroup: a path, or slice:prefix:name for systemd.
+    cgroupsPath: NotRequired[str | None]
+    # Limits of the container's cgroup.
+    resources: NotRequired[Resources | None]
+    # How mounts below the root file system propagate.
+    rootfsPropagation: NotRequired[str | None]
+    # Which system calls are answered how.
+    seccomp: NotRequired[Seccomp | None]
+    # Paths in the container that are made unreadable.
+    maskedPaths: NotRequired[list[str] | None]
+    # Paths in the container that are made read-only.
+    readonlyPaths: NotRequired[list[str] | None]
+    # The SELinux label of the container's mounts.
+    mountLabel: NotRequired[str | None]
+    # Kernel parameters of the container's namespaces, by name.
+    sysctl: NotRequired[dict[str, str] | None]
+    # The execution domain, personality(2).
+    personality: NotRequired[LinuxPersonality | None]
+    # Cache and memory bandwidth of Intel's Resource Director Technology.
+    intelRdt: NotRequired[LinuxIntelRdt | None]
+    # On which NUMA nodes memory is allocated, set_mempolicy(2).
+    memoryPolicy: NotRequired[LinuxMemoryPolicy | None]
 
 
-Hook = TypedDict(
-    "Hook",
-    {
-        # The program: an absolute path.
-        "path": "str",
-        # Its argument vector, the zeroth included.
-        "args": "NotRequired[list[str] | None]",
-        # Its whole environment.
-        "env": "NotRequired[list[str] | None]",
-        # Seconds after which it is killed and counts as failed.
-        "timeout": "NotRequired[int | None]",
-    },
-)
+class Hook(TypedDict):
+    # The program: an absolute path.
+    path: str
+    # Its argument vector, the zeroth included.
+    args: NotRequired[list[str] | None]
+    # Its whole environment.
+    env: NotRequired[list[str] | None]
+    # Seconds after which it is killed and counts as failed.
+    timeout: NotRequired[int | None]
 
 
-Hooks = TypedDict(
-    "Hooks",
-    {
-        # The old name of the moment of createRuntime, run before those.
-        "prestart": "NotRequired[list[Hook] | None]",
-        # When the environment is there and before the root is switched, in the runtime's namespaces.
-        "createRuntime": "NotRequired[list[Hook] | None]",
-        # At the same moment, but in the container's namespaces.
-        "createContainer": "NotRequired[list[Hook] | None]",
-        # Directly before the user's program is executed, in the container.
-        "startContainer": "NotRequired[list[Hook] | None]",
-        # After the user's program was started, in the runtime's namespaces.
-        "poststart": "NotRequired[list[Hook] | None]",
-        # After the container was deleted, in the runtime's namespaces.
-        "poststop": "NotRequired[list[Hook] | None]",
-    },
-)
+class Hooks(TypedDict):
+    # The old name of the moment of createRuntime, run before those.
+    prestart: NotRequired[list[Hook] | None]
+    # When the environment is there and before the root is switched, in the runtime's namespaces.
+    createRuntime: NotRequired[list[Hook] | None]
+    # At the same moment, but in the container's namespaces.
+    createContainer: NotRequired[list[Hook] | None]
+    # Directly before the user's program is executed, in the container.
+    startContainer: NotRequired[list[Hook] | None]
+    # After the user's program was started, in the runtime's namespaces.
+    poststart: NotRequired[list[Hook] | None]
+    # After the container was deleted, in the runtime's namespaces.
+    poststop: NotRequired[list[Hook] | None]
 
 
-ProcessExecCPUAffinity = TypedDict(
-    "ProcessExecCPUAffinity",
-    {
-        # Until it is in the container's cgroup: a list such as 0-3,7.
-        "initial": "NotRequired[str | None]",
-        # From then on.
-        "final": "NotRequired[str | None]",
-    },
-)
+class ProcessExecCPUAffinity(TypedDict):
+    # Until it is in the container's cgroup: a list such as 0-3,7.
+    initial: NotRequired[str | None]
+    # From then on.
+    final: NotRequired[str | None]
 
 
 ProcessIoPriority = TypedDict(
@@ -448,195 +345,155 @@ ProcessIoPriority = TypedDict(
 )
 
 
-ProcessScheduler = TypedDict(
-    "ProcessScheduler",
-    {
-        # The policy.
-        "policy": "str",
-        # Nice value.
-        "nice": "NotRequired[int | None]",
-        # Static priority, of real-time policies.
-        "priority": "NotRequired[int | None]",
-        # Flags of sched_setattr(2).
-        "flags": "NotRequired[list[str] | None]",
-        # Nanoseconds per period that the deadline policy grants.
-        "runtime": "NotRequired[int | None]",
-        # Nanoseconds within which it grants them.
-        "deadline": "NotRequired[int | None]",
-        # Nanoseconds of a period of the deadline policy.
-        "period": "NotRequired[int | None]",
-    },
-)
+class ProcessScheduler(TypedDict):
+    # The policy.
+    policy: str
+    # Nice value.
+    nice: NotRequired[int | None]
+    # Static priority, of real-time policies.
+    priority: NotRequired[int | None]
+    # Flags of sched_setattr(2).
+    flags: NotRequired[list[str] | None]
+    # Nanoseconds per period that the deadline policy grants.
+    runtime: NotRequired[int | None]
+    # Nanoseconds within which it grants them.
+    deadline: NotRequired[int | None]
+    # Nanoseconds of a period of the deadline policy.
+    period: NotRequired[int | None]
 
 
-Rlimit = TypedDict(
-    "Rlimit",
-    {
-        # The resource.
-        "type": "str",
-        # The limit that holds.
-        "soft": "int",
-        # Up to where the process may raise it.
-        "hard": "int",
-    },
-)
+class Rlimit(TypedDict):
+    # The resource.
+    type: str
+    # The limit that holds.
+    soft: int
+    # Up to where the process may raise it.
+    hard: int
 
 
-ProcessCapabilities = TypedDict(
-    "ProcessCapabilities",
-    {
-        # What the process can ever get.
-        "bounding": "NotRequired[list[str] | None]",
-        # What the kernel looks at.
-        "effective": "NotRequired[list[str] | None]",
-        # What programs with file capabilities keep.
-        "inheritable": "NotRequired[list[str] | None]",
-        # What the process may make effective.
-        "permitted": "NotRequired[list[str] | None]",
-        # What any executed program keeps.
-        "ambient": "NotRequired[list[str] | None]",
-    },
-)
+class ProcessCapabilities(TypedDict):
+    # What the process can ever get.
+    bounding: NotRequired[list[str] | None]
+    # What the kernel looks at.
+    effective: NotRequired[list[str] | None]
+    # What programs with file capabilities keep.
+    inheritable: NotRequired[list[str] | None]
+    # What the process may make effective.
+    permitted: NotRequired[list[str] | None]
+    # What any executed program keeps.
+    ambient: NotRequired[list[str] | None]
 
 
-ProcessUser = TypedDict(
-    "ProcessUser",
-    {
-        # The user id in the container.
-        "uid": "int",
-        # The primary group id in the container.
-        "gid": "int",
-        # Permission bits that new files do not get.
-        "umask": "NotRequired[int | None]",
-        # The supplementary groups, all of them.
-        "additionalGids": "NotRequired[list[int] | None]",
-        # For Windows: read over.
-        "username": "NotRequired[str | None]",
-    },
-)
+class ProcessUser(TypedDict):
+    # The user id in the container.
+    uid: int
+    # The primary group id in the container.
+    gid: int
+    # Permission bits that new files do not get.
+    umask: NotRequired[int | None]
+    # The supplementary groups, all of them.
+    additionalGids: NotRequired[list[int] | None]
+    # For Windows: read over.
+    username: NotRequired[str | None]
 
 
-ProcessConsoleSize = TypedDict(
-    "ProcessConsoleSize",
-    {
-        # Lines.
-        "height": "int",
-        # Columns.
-        "width": "int",
-    },
-)
+class ProcessConsoleSize(TypedDict):
+    # Lines.
+    height: int
+    # Columns.
+    width: int
 
 
-Process = TypedDict(
-    "Process",
-    {
-        # Whether its standard streams are a pseudo-terminal.
-        "terminal": "NotRequired[bool | None]",
-        # The size of that terminal, in characters.
-        "consoleSize": "NotRequired[ProcessConsoleSize | None]",
-        # The working directory: an absolute path in the container.
-        "cwd": "str",
-        # The environment, each variable as NAME=VALUE.
-        "env": "NotRequired[list[str] | None]",
-        # The argument vector; its first member is the program.
-        "args": "NotRequired[list[str] | None]",
-        # For Windows: read over.
-        "commandLine": "NotRequired[str | None]",
-        # Whom the program runs as.
-        "user": "NotRequired[ProcessUser | None]",
-        # The capability sets; one that is absent is empty.
-        "capabilities": "NotRequired[ProcessCapabilities | None]",
-        # Resource limits, at most one of each type.
-        "rlimits": "NotRequired[list[Rlimit] | None]",
-        # Whether executing a program can never add privileges.
-        "noNewPrivileges": "NotRequired[bool | None]",
-        # The AppArmor profile that confines the process.
-        "apparmorProfile": "NotRequired[str | None]",
-        # The SELinux label that the process runs with.
-        "selinuxLabel": "NotRequired[str | None]",
-        # How the kernel's choice of whom to kill when memory runs out is shifted.
-        "oomScoreAdj": "NotRequired[int | None]",
-        # The scheduling policy and its parameters, sched_setattr(2).
-        "scheduler": "NotRequired[ProcessScheduler | None]",
-        # The priority of its input and output, ioprio_set(2).
-        "ioPriority": "NotRequired[ProcessIoPriority | None]",
-        # On which processors an exec'd process runs.
-        "execCPUAffinity": "NotRequired[ProcessExecCPUAffinity | None]",
-    },
-)
+class Process(TypedDict):
+    # Whether its standard streams are a pseudo-terminal.
+    terminal: NotRequired[bool | None]
+    # The size of that terminal, in characters.
+    consoleSize: NotRequired[ProcessConsoleSize | None]
+    # The working directory: an absolute path in the container.
+    cwd: str
+    # The environment, each variable as NAME=VALUE.
+    env: NotRequired[list[str] | None]
+    # The argument vector; its first member is the program.
+    args: NotRequired[list[str] | None]
+    # For Windows: read over.
+    commandLine: NotRequired[str | None]
+    # Whom the program runs as.
+    user: NotRequired[ProcessUser | None]
+    # The capability sets; one that is absent is empty.
+    capabilities: NotRequired[ProcessCapabilities | None]
+    # Resource limits, at most one of each type.
+    rlimits: NotRequired[list[Rlimit] | None]
+    # Whether executing a program can never add privileges.
+    noNewPrivileges: NotRequired[bool | None]
+    # The AppArmor profile that confines the process.
+    apparmorProfile: NotRequired[str | None]
+    # The SELinux label that the process runs with.
+    selinuxLabel: NotRequired[str | None]
+    # How the kernel's choice of whom to kill when memory runs out is shifted.
+    oomScoreAdj: NotRequired[int | None]
+    # The scheduling policy and its parameters, sched_setattr(2).
+    scheduler: NotRequired[ProcessScheduler | None]
+    # The priority of its input and output, ioprio_set(2).
+    ioPriority: NotRequired[ProcessIoPriority | None]
+    # On which processors an exec'd process runs.
+    execCPUAffinity: NotRequired[ProcessExecCPUAffinity | None]
 
 
-Mapping = TypedDict(
-    "Mapping",
-    {
-        # The first id of the range as the container sees it.
-        "containerID": "int",
-        # The first id of the range as the caller of the runtime sees it.
-        "hostID": "int",
-        # How many ids the range has.
-        "size": "int",
-    },
-)
+class Mapping(TypedDict):
+    # The first id of the range as the container sees it.
+    containerID: int
+    # The first id of the range as the caller of the runtime sees it.
+    hostID: int
+    # How many ids the range has.
+    size: int
 
 
-Mount = TypedDict(
-    "Mount",
-    {
-        # Where it is mounted: an absolute path in the container.
-        "destination": "str",
-        # The kind of file system, as in /proc/filesystems; read over for bind mounts.
-        "type": "NotRequired[str | None]",
-        # A device, a name, or for bind mounts a path, absolute or relative to the bundle.
-        "source": "NotRequired[str | None]",
-        # Mount options: those that the runtime knows become flags, the others go to the file system.
-        "options": "NotRequired[list[str] | None]",
-        # How user ids of files are shown, for an idmapped mount.
-        "uidMappings": "NotRequired[list[Mapping] | None]",
-        # How group ids of files are shown, for an idmapped mount.
-        "gidMappings": "NotRequired[list[Mapping] | None]",
-    },
-)
+class Mount(TypedDict):
+    # Where it is mounted: an absolute path in the container.
+    destination: str
+    # The kind of file system, as in /proc/filesystems; read over for bind mounts.
+    type: NotRequired[str | None]
+    # A device, a name, or for bind mounts a path, absolute or relative to the bundle.
+    source: NotRequired[str | None]
+    # Mount options: those that the runtime knows become flags, the others go to the file system.
+    options: NotRequired[list[str] | None]
+    # How user ids of files are shown, for an idmapped mount.
+    uidMappings: NotRequired[list[Mapping] | None]
+    # How group ids of files are shown, for an idmapped mount.
+    gidMappings: NotRequired[list[Mapping] | None]
 
 
-ConfigRoot = TypedDict(
-    "ConfigRoot",
-    {
-        # The directory that becomes `/`, absolute or relative to the bundle.
-        "path": "str",
-        # Whether the container cannot write to its root file system.
-        "readonly": "NotRequired[bool | None]",
-    },
-)
+class ConfigRoot(TypedDict):
+    # The directory that becomes `/`, absolute or relative to the bundle.
+    path: str
+    # Whether the container cannot write to its root file system.
+    readonly: NotRequired[bool | None]
 
 
-Config = TypedDict(
-    "Config",
-    {
-        # The version of the specification that the bundle follows: a semantic version, major 1.
-        "ociVersion": "str",
-        # The container's root file system.
-        "root": "ConfigRoot",
-        # File systems to mount below the root file system, in this order.
-        "mounts": "NotRequired[list[Mount] | None]",
-        # The program that the container runs; only `start` needs it.
-        "process": "NotRequired[Process | None]",
-        # The host name inside the container.
-        "hostname": "NotRequired[str | None]",
-        # The NIS domain name inside the container.
-        "domainname": "NotRequired[str | None]",
-        # Programs that are run at turning points of the container's life.
-        "hooks": "NotRequired[Hooks | None]",
-        # Free metadata: names that are not empty, and texts.
-        "annotations": "NotRequired[dict[str, str] | None]",
-        # What only Linux has.
-        "linux": "NotRequired[Linux | None]",
-        # For Solaris: read over.
-        "solaris": "NotRequired[dict[str, Any] | None]",
-        # For Windows: read over.
-        "windows": "NotRequired[dict[str, Any] | None]",
-        # For runtimes made of virtual machines: read over.
-        "vm": "NotRequired[dict[str, Any] | None]",
-        # For z/OS: read over.
-        "zos": "NotRequired[dict[str, Any] | None]",
-    },
-)
+class Config(TypedDict):
+    # The version of the specification that the bundle follows: a semantic version, major 1.
+    ociVersion: str
+    # The container's root file system.
+    root: ConfigRoot
+    # File systems to mount below the root file system, in this order.
+    mounts: NotRequired[list[Mount] | None]
+    # The program that the container runs; only `start` needs it.
+    process: NotRequired[Process | None]
+    # The host name inside the container.
+    hostname: NotRequired[str | None]
+    # The NIS domain name inside the container.
+    domainname: NotRequired[str | None]
+    # Programs that are run at turning points of the container's life.
+    hooks: NotRequired[Hooks | None]
+    # Free metadata: names that are not empty, and texts.
+    annotations: NotRequired[dict[str, str] | None]
+    # What only Linux has.
+    linux: NotRequired[Linux | None]
+    # For Solaris: read over.
+    solaris: NotRequired[dict[str, Any] | None]
+    # For Windows: read over.
+    windows: NotRequired[dict[str, Any] | None]
+    # For runtimes made of virtual machines: read over.
+    vm: NotRequired[dict[str, Any] | None]
+    # For z/OS: read over.
+    zos: NotRequired[dict[str, Any] | None]

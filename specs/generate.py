@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from keyword import iskeyword
 
 from specs.schemas import HERE, Node, Schemas
 
@@ -204,18 +205,19 @@ class Compiler:
             return name
         lines: list[str] = []
         self.classes[name] = lines
-        lines.append(f"{name} = TypedDict(")
-        lines.append(f"    {quote(name)},")
-        lines.append("    {")
+        # one whose property is a word of Python has to be spelled as a call
+        is_call = any(iskeyword(key) for key in node.schema["properties"])
+        indent = "        " if is_call else "    "
+        lines += [f"{name} = TypedDict(", f"    {quote(name)},", "    {"] if is_call else [f"class {name}(TypedDict):"]
         for key in node.schema["properties"]:
             below = self.schemas.property(node, key)
             type_ = self.type(below)
             if key not in node.schema.get("required", []):
                 type_ = f"NotRequired[{type_} | None]"
-            described = below.schema.get("description", "")
-            lines.append(f"        # {described}")
-            lines.append(f"        {quote(key)}: {quote(type_)},")
-        lines += ["    },", ")"]
+            lines.append(f"{indent}# {below.schema.get('description', '')}")
+            lines.append(f'{indent}"{key}": "{type_}",' if is_call else f"{indent}{key}: {type_}")
+        if is_call:
+            lines += ["    },", ")"]
         return name
 
 
@@ -250,8 +252,10 @@ def render() -> dict[str, str]:
     return {
         "config_check.py": HEADER.format(summary="Checks of configuration documents: hot, imports nothing.")
         + "\n".join(check),
-        "config_types.py": HEADER.format(summary="Configuration documents as types: for mypy, never imported at run time.")
-        + "from typing import Any, NotRequired, TypedDict\n"
+        "config_types.py": HEADER.format(
+            summary="Configuration documents as types: for mypy, never imported at run time."
+        )
+        + "from typing import Any, NotRequired, TypedDict\n\n"
         + "\n".join(types),
     }
 

@@ -54,6 +54,11 @@ def from_state(saved: dict[str, Any], host: Any) -> Cgroup | NoCgroup:
     return fs.Cgroup(saved["version"], paths, host)
 
 
+def is_late(step: Step) -> bool:
+    """Whether a step must wait until init has forked for the last time: with a pids.limit of 1 or 0 it could not any more."""
+    return step[1].endswith("/pids.max")
+
+
 def _inner(asked: str, id: str) -> str:
     """cgroupsPath as it is meant: absolute from the hierarchies' roots, otherwise from the caller's own cgroup."""
     if not asked:

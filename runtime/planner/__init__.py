@@ -209,7 +209,10 @@ def create(request: Request) -> Plan:
     plan.host.extend(request.cgroup_steps)
     if request.wait_for_start:
         plan.inherited += ["go", "status"]
-    namespaces.resolve(request)
+    found = namespaces.resolve(request)
+    if any(kind == "mount" for kind, _, _ in found.joined):
+        # in somebody else's mount namespace the cgroup's files may have other paths, or none: the parent does it
+        request.self_join_steps = ()
     return _compose(CREATE, request, plan)
 
 

@@ -9,10 +9,10 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("__main__",),
     4: ("cli", "api"),
     3: ("lifecycle", "creation", "joining", "removal", "checkpoint", "events"),
-    2: ("launch", "store", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground", "notify",
+    2: ("launch", "store", "identity", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground", "notify",
         "steps"),
     1: ("planner", "rules", "status", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
-    0: ("plan", "ops", "wire", "linux", "bundle", "host", "identity", "errors", "log", "jsonio", "_libseccomp", "kernel"),
+    0: ("plan", "ops", "wire", "linux", "bundle", "host", "errors", "log", "jsonio", "_libseccomp", "kernel"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings

@@ -1,15 +1,17 @@
 """Fixtures of the interpreter's tests.
 
-    interpret   run ops to the end of the process: `interpret(*ops, registers={...}, answers={...})` -> interpreter.Done;
-                in both builds, one test each
-    start       the same, not waited for: an interpreter.Interpreter, served and ended by the test or else here
-    place       a rootfs of the test's own with busybox, and beside it a directory `outside` with a canary file
+interpret   run ops to the end of the process: `interpret(*ops, registers={...}, answers={...})` -> interpreter.Done;
+            in both builds, one test each
+start       the same, not waited for: an interpreter.Interpreter, served and ended by the test or else here
+place       a rootfs of the test's own with busybox, and beside it a directory `outside` with a canary file
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import interpreter  # noqa: E402 - found through the path above
 from interpreter import Done, Interpreter  # noqa: E402
+
+from runtime.plan import Op  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +89,18 @@ class Place:
 def place(scratch: Path, base_rootfs: Path) -> Place:
     shutil.copytree(base_rootfs, scratch / "rootfs", symlinks=True)
     return Place(scratch)
+
+
+def _filter(call: int, error: int) -> bytes:
+    """A seccomp program that answers one system call with an errno."""
+    load, equal, give = 0x20, 0x15, 0x06
+    rows = [(load, 0, 0, 0), (equal, 0, 1, call), (give, 0, 0, 0x50000 | error), (give, 0, 0, 0x7FFF0000)]
+    return b"".join(struct.pack("<HBBI", *row) for row in rows)
+
+
+@pytest.fixture(params=["", "ENOSYS", "EPERM"])
+def refused(request: pytest.FixtureRequest) -> list[Op]:
+    """Ops that make openat2 what it is where a service manager or an old container's filter hides it; nothing the first time."""
+    if not request.param:
+        return []
+    return [Op("seccomp", _filter(437, getattr(errno, request.param)))]

@@ -49,9 +49,7 @@ def test_ask_passes_descriptors(interpret: Interpret, scratch: Path) -> None:
         back.append(os.readlink(f"/proc/self/fd/{given}"))
         return 0
 
-    done = interpret(
-        Op("ask", "get", r0="file"), Op("ask", "give", r1="file"), answers={"get": (0, fd), "give": keep}
-    )
+    done = interpret(Op("ask", "get", r0="file"), Op("ask", "give", r1="file"), answers={"get": (0, fd), "give": keep})
     os.close(fd)
     assert (done.status, back) == (0, [str(scratch / "file")])
 
@@ -298,7 +296,9 @@ def test_mempolicy(interpret: Interpret) -> None:
 
 
 def test_link_up(interpret: Interpret) -> None:
-    done = interpret(Op("unshare", a=linux.CLONE_NEWNET), Op("link-up", "lo"), program("/bin/busybox", "ifconfig", "lo"))
+    done = interpret(
+        Op("unshare", a=linux.CLONE_NEWNET), Op("link-up", "lo"), program("/bin/busybox", "ifconfig", "lo")
+    )
     assert "UP LOOPBACK" in done.out
     for name in ("nosuch0", "x" * 16):
         assert interpret(Op("unshare", a=linux.CLONE_NEWNET), Op("link-up", name)).error == errno.ENODEV

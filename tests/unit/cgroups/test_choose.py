@@ -166,6 +166,13 @@ def test_steps_v1() -> None:
     assert cgroup.freezer_file() == f"{TOP}/freezer/x/freezer.state"
 
 
+def test_only_the_limit_on_processes_must_wait_for_the_last_fork() -> None:
+    conf = config("/x", memory={"limit": 1000}, pids={"limit": 1}, cpu={"shares": 2})
+    for host in (v1_host(), v2_host()):
+        steps = cgroups.choose(conf, "web", host).steps(conf)
+        assert [step[2] for step in steps if cgroups.is_late(step)] == ["1"]
+
+
 def test_joins_v1() -> None:
     cgroup = cgroups.choose(config("/x"), "web", v1_host())
     order = ["memory", "pids", "cpuset", "cpu,cpuacct", "devices", "freezer", "blkio", "systemd", "unified"]

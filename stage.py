@@ -38,9 +38,9 @@ LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-c
 # directories are appended, so that nothing in them can stand before the standard library.
 LAUNCHER = """\
 #!{interpreter} -IS
-import marshal, sys
+import marshal, posix, sys
 sys.path += {path!r}
-exec(marshal.loads(packed := open({packed!r}, "rb").read()))
+exec(marshal.loads(head := posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), {head})))
 from {module}.__main__ import main
 sys.exit(main())
 """
@@ -64,7 +64,8 @@ def main() -> int:
         wanted |= dict(vendored(lib / "site-packages"))
     for target, source in wanted.items():
         put(target, source.read_bytes(), 0o755 if is_program(source) else 0o644)
-    put(lib / "packed.bin", packed(lib, arguments.lib, wanted), 0o644)
+    head, codes = packed(lib, arguments.lib, wanted)
+    put(lib / "packed.bin", head + codes, 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
     prune(lib, set(wanted) | stamps)
 
@@ -75,6 +76,7 @@ def main() -> int:
                 interpreter=os.path.realpath(arguments.interpreter),
                 path=path,
                 packed=os.fspath(arguments.lib / "packed.bin"),
+                head=len(head),
                 module=package,
             )
             put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
@@ -125,27 +127,43 @@ def vendored(site: Path) -> Iterator[tuple[Path, Path]]:
                 yield site.joinpath(*file.parts), Path(os.fspath(file.locate()))
 
 
-def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
-    """The contents of packed.bin (runtime/packed.py): its own code, then every module of ours by name.
+def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> tuple[bytes, bytes]:
+    """The head and the rest of packed.bin (runtime/packed.py): its own code and the table, then every module of ours.
 
     Without docstrings and annotations, which are half of the byte code and which nobody reads at run time.
     """
-    table: dict[str, tuple[bool, str, int, int]] = {}
-    codes = b""
+    modules: dict[str, tuple[str, ast.Module]] = {}
     for target, source in sorted(wanted.items()):
         parts = target.relative_to(lib).parts
-        if target.suffix != ".py" or parts[0] not in PACKAGES:
-            continue
-        is_package = parts[-1] == "__init__.py"
-        name = ".".join(parts[:-1] if is_package else (*parts[:-1], target.stem))
-        origin = os.fspath(final.joinpath(*parts))
-        tree = Bare().visit(ast.parse(source.read_bytes(), origin))
+        if target.suffix == ".py" and parts[0] in PACKAGES:
+            name = ".".join(parts[:-1] if parts[-1] == "__init__.py" else (*parts[:-1], target.stem))
+            origin = os.fspath(final.joinpath(*parts))
+            modules[name] = origin, Bare().visit(ast.parse(source.read_bytes(), origin))
+    table: dict[str, tuple[str, int, int, tuple[str, ...]]] = {}
+    codes = b""
+    for name, (origin, tree) in modules.items():
         code = marshal.dumps(compile(tree, origin, "exec", dont_inherit=True, optimize=2))
-        table[name] = (is_package, origin, len(codes), len(code))
+        table[name] = (origin, len(codes), len(code), tuple(dict.fromkeys(imports(tree, modules))))
         codes += code
-    _, _, place, length = table["runtime.packed"]
+    _, place, length, _ = table["runtime.packed"]
     first, second = codes[place : place + length], marshal.dumps(table)
-    return first + second + codes + len(first).to_bytes(8, "little") + len(second).to_bytes(8, "little")
+    lengths = len(first).to_bytes(8, "little") + len(second).to_bytes(8, "little")
+    return first + second + lengths, codes
+
+
+def imports(tree: ast.Module, modules: dict[str, tuple[str, ast.Module]]) -> Iterator[str]:
+    """Our modules that a module imports when it is loaded, packages before what is in them."""
+    for node in tree.body:
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            for depth in range(1, len(parts) + 1):
+                if ".".join(parts[:depth]) in modules:
+                    yield ".".join(parts[:depth])
 
 
 class Bare(ast.NodeTransformer):

@@ -127,13 +127,13 @@ OPS: dict[str, tuple[int, str, str]] = {
     # -- mounts ----------------------------------------------------------------------------------------------------
     "fsopen": (32, "{s0} -> {r0}", "fsopen(s0) ->r0"),
     "fspick": (33, "{r1:at}{s0} -> {r0}", "fspick(r1, s0) ->r0, an open context of a mounted filesystem"),
-    "fsconfig": (34, "{r0} {s0}{s1:value}{<r1}", "fsconfig(r0, a, s0, s1 or descriptor r1)"),
+    "fsconfig": (34, "{r0} {s0}{s1:value}{<r1}{a:command}", "fsconfig(r0, a, s0, s1 or descriptor r1)"),
     "fsmount": (35, "{r0} -> {r1} ({a:attrs})", "fsconfig(r0, CMD_CREATE), then fsmount(r0, attributes a) ->r1"),
     "open-tree": (36, "{r1:at}{s0} -> {r0} ({a:tree})", "open_tree(r1, s0, a) ->r0; the path may be empty"),
     "move-mount": (37, "{r0} -> {r1:at}{s0}", 'move_mount(r0, "", r1, s0), empty paths allowed on both sides'),
     "mount-setattr": (
         38,
-        "{r0}{s0} set {a:attrs} clear {b:attrs}{c:propagation}{<r1}",
+        "{r0}{s0}{a:set}{b:clear}{c:propagation}{<r1}",
         "mount_setattr(r0, s0, set a, clear b, propagation c, user namespace r1); recursive applies; the path may be empty",
     ),
     "copy-up": (

@@ -1,15 +1,18 @@
 """All our modules in one file: what the launchers run first, so that an import costs no search, no stat and no open.
 
-`make build` writes `packed.bin` beside the packages: this module's code, a table of name -> (is a package, file, place,
-length), and at each place a module's code. A launcher reads the file and executes the first; `packed` is then the whole. A
-command imports some forty modules, and finding each in a directory costs as much as running it. The files of the packages
-stay the truth: whatever the table does not hold is imported as ever.
+`make build` writes `packed.bin` beside the packages: this module's code, a table of name -> (file, place, length, what it imports),
+and at each place a module's code. A launcher reads the head and executes it; `head` is then what it read and `packed` the open
+descriptor. A command imports some forty modules, and for each of them the import system costs as much as running it; here a
+module's imports are loaded before it, in order, and its import statements find them there.
+
+The files of the packages stay the truth: whatever the table does not hold is imported as ever.
 """
 
 from __future__ import annotations
 
 import gc
 import marshal
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -17,28 +20,34 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    packed: bytes
+    #: file, place, length, the modules of ours that it imports when it is loaded
+    Entry = tuple[str, int, int, tuple[str, ...]]
+    head: bytes
+    packed: int
 
 
 class Packed:
     """A finder and loader (importlib.abc.MetaPathFinder, Loader) of the modules in the table."""
 
-    def __init__(self, table: dict[str, tuple[bool, str, int, int]], code: bytes) -> None:
+    def __init__(self, table: dict[str, Entry], fd: int, start: int) -> None:
         self.table = table
-        self.code = code
-        # the class of every spec, without importing importlib for it
+        self.fd = fd
+        self.start = start
+        # the classes of every spec and module, without importing anything for them
         self.spec_class: type[ModuleSpec] = type(sys.__spec__)  # type: ignore[attr-defined]
+        self.module_class: type[ModuleType] = type(sys)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """The spec of one of our modules; None for anybody else's."""
         found = self.table.get(name)
         if found is None:
             return None
-        is_package, origin, _, _ = found
-        spec = self.spec_class(name, self, origin=origin, is_package=is_package)
+        origin = found[0]
+        is_package = origin.endswith("/__init__.py")
+        spec = self.spec_class(name, self, origin=origin, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
         if is_package:
-            spec.submodule_search_locations = [origin.rpartition("/")[0]]
+            spec.submodule_search_locations = [origin[:-12]]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -46,15 +55,47 @@ class Packed:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code."""
-        _, _, place, length = self.table[module.__name__]
-        exec(marshal.loads(self.code[place : place + length]), module.__dict__)
+        """Load what the module imports, then run it."""
+        entry = self.table[module.__name__]
+        modules = sys.modules
+        for name in entry[3]:
+            if name not in modules:
+                self.load(name)
+        exec(self.code(entry), module.__dict__)
+
+    def load(self, name: str) -> None:
+        """What the import system does for a module that is there and new, and no more."""
+        module = self.module_class(name)
+        spec = self.find_spec(name)
+        assert spec is not None
+        parent, _, last = name.rpartition(".")
+        module.__spec__ = spec
+        module.__loader__ = self  # type: ignore[assignment]
+        module.__file__ = spec.origin
+        if spec.submodule_search_locations is None:
+            module.__package__ = parent
+        else:
+            module.__package__ = name
+            module.__path__ = spec.submodule_search_locations
+        # there before it runs, as ever: a package is needed by its own modules
+        sys.modules[name] = module
+        try:
+            self.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        if parent:
+            setattr(sys.modules[parent], last, module)
+
+    def code(self, entry: Entry) -> object:
+        """A module's code, read when it is needed: most commands need less than half of the file."""
+        return marshal.loads(posix.pread(self.fd, entry[2], self.start + entry[1]))
 
 
 if __name__ == "__main__":
     # A command is over before there is garbage worth collecting, and its first collections fall into the imports. A process
     # that stays (the shim) turns it on again.
     gc.disable()
-    # marshal reads one object and leaves what follows: the length of the first two stands at the end
-    start, length = int.from_bytes(packed[-16:-8], "little"), int.from_bytes(packed[-8:], "little")
-    sys.meta_path.insert(0, Packed(marshal.loads(packed[start:]), packed[start + length :]))  # type: ignore[arg-type]
+    # marshal reads one object and leaves what follows: the lengths of the first two stand at the end of the head
+    first, second = int.from_bytes(head[-16:-8], "little"), int.from_bytes(head[-8:], "little")
+    sys.meta_path.insert(0, Packed(marshal.loads(head[first : first + second]), packed, len(head)))  # type: ignore[arg-type]

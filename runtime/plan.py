@@ -181,6 +181,14 @@ def _items(blob: str | bytes) -> list[str]:
     return text.split("\0")
 
 
+def _attributes(value: int) -> str:
+    if value & linux.MOUNT_ATTR__ATIME == linux.MOUNT_ATTR__ATIME:
+        # the whole field, which is cleared to set one of its values
+        rest = linux.bit_names(value & ~linux.MOUNT_ATTR__ATIME, linux.MOUNT_ATTRS)
+        return f"{rest},atime" if rest else "atime"
+    return linux.bit_names(value, linux.MOUNT_ATTRS)
+
+
 def _propagation(value: int) -> str:
     return f" {linux.PROPAGATION_NAMES.get(value, hex(value))}" if value else ""
 
@@ -200,7 +208,10 @@ FORMATS: dict[str, Callable[..., str]] = {
     "dev": lambda v: f"{(v >> 8) & 0xFFF | (v >> 32) & ~0xFFF}:{v & 0xFF | (v >> 12) & ~0xFF}",
     "owner": lambda v: f"{v & 0xFFFFFFFF}:{v >> 32}",
     "value": lambda v: f"={show(v)}" if v else "",
-    "attrs": lambda v: linux.bit_names(v, linux.MOUNT_ATTRS) or "none",
+    "attrs": lambda v: _attributes(v) or "none",
+    "set": lambda v: f" set {_attributes(v)}" if v else "",
+    "clear": lambda v: f" clear {_attributes(v)}" if v else "",
+    "command": lambda v: "reconfigure" if v == linux.FSCONFIG_CMD_RECONFIGURE else "",
     "tree": lambda v: (
         ",".join(word for bit, word in ((linux.OPEN_TREE_CLONE, "clone"), (linux.AT_RECURSIVE, "recursive")) if v & bit)
         or "as it is"
@@ -285,7 +296,7 @@ def check(plan: Plan) -> None:
         elif name in _CREDENTIALS:
             # becoming root of a user namespace is a round of its own, which the bounding set of the second one ends
             place = _CREDENTIALS.index(name)
-            if name == "bounding" and not bounded:
+            if name == "bounding" and not bounded and not dropped:
                 bounded, rank = True, 0
             if place < rank:
                 raise PlanError(f"plan: {name} after {_CREDENTIALS[rank]} [init {index}]")

@@ -176,7 +176,7 @@ CREATE: tuple[tuple[str, Section], ...] = (
 
 #: one more process in a container
 EXEC: tuple[tuple[str, Section], ...] = (
-    ("private proc", process.private_proc),
+    ("private proc", process.private_proc_of_processes),
     ("oom score", process.oom_score),
     # before the first namespace of the container: its root must not trace us (CVE-2016-9962)
     ("not dumpable", process.not_dumpable),

@@ -113,20 +113,22 @@ def _masks(request: Request, plan: Plan) -> dict[str, int]:
         available = bounding if kind == "bounding" else permitted
         missing |= mask & ~available
         masks[kind] = mask & available
-    # capset(2) and prctl(2) refuse what is not a subset: said here, for all of it at once
-    masks["effective"] &= masks["permitted"]
-    ambient = masks["ambient"]
-    masks["ambient"] &= masks["permitted"] & masks["inheritable"]
-    _warn(plan, unknown, missing, ambient & ~masks["ambient"])
+    if unknown or missing:
+        names = ", ".join((*unknown, *_names(missing)))
+        plan.warnings.append(f"process.capabilities: ignoring unknown or unavailable capabilities: {names}")
+    # capset(2) and prctl(2) refuse a set that is not within these others
+    _confine(plan, masks, "effective", "permitted", masks["permitted"])
+    _confine(plan, masks, "inheritable", "in the bounding set", masks["bounding"])
+    _confine(plan, masks, "ambient", "permitted and inheritable", masks["permitted"] & masks["inheritable"])
     return masks
 
 
-def _warn(plan: Plan, unknown: dict[str, None], missing: int, unraised: int) -> None:
-    names = [*unknown, *(name for name, bit in _BITS.items() if missing & bit)]
-    if names:
-        plan.warnings.append(f"process.capabilities: ignoring unknown or unavailable capabilities: {', '.join(names)}")
-    if unraised:
-        names = [name for name, bit in _BITS.items() if unraised & bit]
-        plan.warnings.append(
-            f"process.capabilities.ambient: not permitted and inheritable, ignoring: {', '.join(names)}"
-        )
+def _confine(plan: Plan, masks: dict[str, int], kind: str, what: str, within: int) -> None:
+    outside = masks[kind] & ~within
+    if outside:
+        masks[kind] &= within
+        plan.warnings.append(f"process.capabilities.{kind}: not {what}, ignoring: {', '.join(_names(outside))}")
+
+
+def _names(mask: int) -> list[str]:
+    return [name for name, bit in _BITS.items() if mask & bit]

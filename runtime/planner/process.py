@@ -36,6 +36,15 @@ _WHERE = "/process"
 
 def private_proc(request: Request, plan: Plan) -> Iterator[Op]:
     """Mount a procfs that only we hold; without the right to mount, the host's is taken while it is still the host's."""
+    yield from _private_proc(request, has_sysctl=bool((request.config.get("linux") or {}).get("sysctl")))
+
+
+def private_proc_of_processes(request: Request, plan: Plan) -> Iterator[Op]:
+    """The same for an exec, which sets no kernel parameters."""
+    yield from _private_proc(request, has_sysctl=False)
+
+
+def _private_proc(request: Request, *, has_sysctl: bool) -> Iterator[Op]:
     # modes of what we make are exactly those asked for, until the user's umask is set
     yield Op("umask", a=0, about="clear the umask")
     about = "open a private proc"
@@ -44,7 +53,7 @@ def private_proc(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("open", "/proc", r0="proc", a=flags, about=about)
         return
     yield Op("fsopen", "proc", r0="fs", about=about)
-    if not (request.config.get("linux") or {}).get("sysctl"):
+    if not has_sysctl:
         # processes only: what is not there, /proc/sysrq-trigger or /proc/sys, no write of ours can be led to
         yield Op("fsconfig", "subset", "pid", r0="fs", a=linux.FSCONFIG_SET_STRING, about=about)
     attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEXEC

@@ -163,7 +163,9 @@ class Interpreter:
         if self.status is None:
             os.kill(self.pid, 9)
             self.wait()
-        os.close(self._out)
+        if self._out >= 0:
+            os.close(self._out)
+            self._out = -1
 
 
 class Done:

@@ -1,0 +1,598 @@
+"""mounts: every option, sources of every type, destinations in a rootfs that is not to be trusted, cgroups, the root itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
+
+def mount(destination, source, *options, type="bind", **more):
+    """An edit that adds one mount."""
+    entry = {"destination": destination, "type": type, "source": str(source), "options": list(options), **more}
+    if not options:
+        del entry["options"]
+    return lambda config: config["mounts"].append(entry)
+
+
+def both(*edits):
+    def edit(config):
+        for one in edits:
+            one(config)
+
+    return edit
+
+
+@pytest.fixture
+def tree(scratch):
+    """A directory of the host with something in it, and another file system mounted below."""
+    top = scratch / "tree"
+    (top / "sub").mkdir(parents=True)
+    (top / "file").write_text("of the host\n")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tree", str(top / "sub")], check=True)
+    (top / "sub/below").write_text("below\n")
+    yield top
+    subprocess.run(["umount", str(top / "sub")], check=True)
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, has, has_not",
+    [
+        ([], ["rw", "relatime"], ["ro", "nosuid", "nodev", "noexec"]),
+        (["ro"], ["ro"], ["rw"]),
+        (["ro", "rw"], ["rw"], ["ro"]),
+        (["nosuid", "nodev", "noexec"], ["nosuid", "nodev", "noexec"], []),
+        (["nosuid", "suid", "noexec", "exec", "nodev", "dev"], [], ["nosuid", "nodev", "noexec"]),
+        (["noatime"], ["noatime"], ["relatime"]),
+        (["relatime"], ["relatime"], ["noatime"]),
+        (["strictatime"], [], ["noatime", "relatime"]),
+        (["nodiratime"], ["nodiratime"], []),
+        (["noatime", "nodiratime", "ro"], ["noatime", "nodiratime", "ro"], []),
+        pytest.param(["defaults"], ["rw"], ["ro"], marks=pytest.mark.differs("it hands the word to the filesystem")),
+        pytest.param(["nosymfollow"], ["nosymfollow"], [], marks=pytest.mark.differs("a later word of the mount API")),
+    ],
+    ids=lambda words: ",".join(words) if words else "none",
+)
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_attributes(report, mount_of, scratch, kind, options, has, has_not):
+    if kind == "bind":
+        # of a mount whose attributes are the kernel's own; an option that is not given leaves the source's
+        (scratch / "source").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "source", str(scratch / "source")], check=True)
+        edit = mount("/target", scratch / "source", "bind", *options)
+    else:
+        edit = mount("/target", "source", *options, type="tmpfs")
+    found = mount_of(report(edit), "/target")
+    assert set(has) <= set(found["options"]) and not set(has_not) & set(found["options"]), found
+
+
+@pytest.mark.parametrize(
+    "clearing",
+    [
+        pytest.param(["rw", "suid", "dev", "exec"], marks=pytest.mark.differs("it only adds attributes"), id="cleared"),
+        pytest.param([], id="kept"),
+    ],
+)
+def test_a_bind_has_the_attributes_of_its_source_unless_told_otherwise(report, mount_of, scratch, clearing):
+    source = scratch / "source"
+    source.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nosuid,nodev,noexec,noatime", "source", str(source)], check=True)
+    found = mount_of(report(mount("/target", source, "rbind", *clearing)), "/target")
+    left = {"nosuid", "nodev", "noexec", "noatime"} & set(found["options"])
+    assert left == ({"noatime"} if clearing else {"nosuid", "nodev", "noexec", "noatime"})
+
+
+def test_attributes_have_their_effect(each, scratch):
+    (scratch / "file").write_text("x")
+    os.mknod(scratch / "null", 0o20666, os.makedev(1, 3))
+    edit = both(
+        mount("/ro", scratch, "bind", "ro"),
+        mount("/noexec", scratch, "bind", "noexec"),
+        mount("/nodev", scratch, "bind", "nodev"),
+        mount("/rw", scratch, "bind"),
+    )
+    found = each(
+        edit,
+        *("write /ro/file", "mkfile /ro/new", "mmapx /noexec/file", "mmapx /rw/file", "open /nodev/null r", "open /rw/null r"),
+        "write /rw/file changed",
+    )
+    assert [answer["errno"] for answer in found] == ["EROFS", "EROFS", "EPERM", None, "EACCES", None, None]
+    assert (scratch / "file").read_text() == "changed"
+
+
+def test_bind_and_rbind(report, tree):
+    found = report(both(mount("/bind", tree, "bind"), mount("/rbind", tree, "rbind"), mount("/b2", tree, "bind", type="none")))
+    points = [m["point"] for m in found["mounts"]]
+    assert "/bind" in points and "/bind/sub" not in points
+    assert "/rbind" in points and "/rbind/sub" in points
+    assert "/b2" in points
+
+
+def test_a_read_only_rbind_leaves_what_is_below_writable(each, report, mount_of, tree):
+    found = report(mount("/t", tree, "rbind", "ro"))
+    assert "ro" in mount_of(found, "/t")["options"] and "rw" in mount_of(found, "/t/sub")["options"]
+
+
+@pytest.mark.parametrize(
+    "option, seen",
+    [("rro", "ro"), ("rnosuid", "nosuid"), ("rnodev", "nodev"), ("rnoexec", "noexec"), ("rnoatime", "noatime"), ("rnodiratime", "nodiratime")],
+)
+def test_recursive_attributes(report, mount_of, tree, option, seen):
+    found = report(mount("/t", tree, "rbind", option))
+    assert seen in mount_of(found, "/t")["options"] and seen in mount_of(found, "/t/sub")["options"]
+    # and the host's own mount is not what was changed
+    own = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    assert [seen in line[5].split(",") for line in own if line[4] == str(tree / "sub")] == [False]
+
+
+def test_recursive_attributes_cleared(report, mount_of, tree):
+    subprocess.run(["mount", "-o", "remount,bind,nosuid,noexec", str(tree / "sub")], check=True)
+    found = report(mount("/t", tree, "rbind", "rsuid", "rro"))
+    below = mount_of(found, "/t/sub")["options"]
+    assert "nosuid" not in below and "noexec" in below and "ro" in below
+
+
+@pytest.mark.parametrize(
+    "option, pattern",
+    [("private", ""), ("shared", "shared:"), ("slave", "master:"), ("unbindable", "unbindable"), ("rprivate", ""), ("rshared", "shared:")],
+)
+def test_propagation(report, mount_of, tree, option, pattern):
+    subprocess.run(["mount", "--make-shared", str(tree / "sub")], check=True)
+    found = report(both(lambda c: c["linux"].update(rootfsPropagation="rshared" if "shared" in option else "rslave"), mount("/t", tree / "sub", "bind", option)))
+    tags = mount_of(found, "/t")["propagation"]
+    assert (tags == []) if not pattern else any(tag.startswith(pattern) for tag in tags), tags
+
+
+def test_tmpfs_data(each, report, mount_of):
+    edit = mount("/t", "tmpfs", "size=64k", "mode=1711", "uid=7", "gid=8", "nr_inodes=20", "nosuid", type="tmpfs")
+    (found,) = each(edit, "stat /t")
+    assert (found["mode"], found["uid"], found["gid"], found["blocks"] * found["block_size"]) == ("1711", 7, 8, 65536)
+    assert {"size=64k", "nr_inodes=20"} <= set(mount_of(report(edit), "/t")["super"])
+
+
+@pytest.mark.parametrize("edit", [mount("/t", "tmpfs", "size=nonsense", type="tmpfs"), mount("/t", "x", "nope=1", type="tmpfs")], ids=["value", "name"])
+def test_data_that_the_filesystem_refuses(refused, edit):
+    refused(edit, "/t", "invalid argument")
+
+
+@pytest.mark.differs("it hands the unknown word to mount(2), which ignores it for a bind")
+def test_a_misspelt_option_of_a_bind_is_refused(refused, scratch):
+    refused(mount("/t", scratch, "bind", "nosiud"), "nosiud")
+
+
+def test_unknown_filesystem(refused):
+    refused(mount("/t", "x", type="nopefs"), "no such device")
+
+
+@pytest.mark.parametrize("missing", ["/no/such/source", "relative/none"])
+def test_missing_source_of_a_bind(refused, missing):
+    refused(mount("/t", missing, "bind"), missing, "no such file or directory")
+
+
+def test_source_relative_to_the_bundle(pyrunc, make):
+    made = make(mount("/t", "beside", "bind"), "/bin/cat", "/t/file")
+    (made.path / "beside").mkdir()
+    (made.path / "beside/file").write_text("beside\n")
+    assert pyrunc("run", "-b", made, pyrunc.id(), cwd="/").out == "beside\n"
+
+
+@pytest.mark.differs("it leaves the directory's own mode")
+def test_tmpcopyup_keeps_the_mode(pyrunc, make):
+    made = make(mount("/copied", "tmpfs", "tmpcopyup", type="tmpfs"), "/bin/probe", "stat", "/copied")
+    (made.rootfs / "copied").mkdir(mode=0o711)
+    assert pyrunc("run", "-b", made, pyrunc.id()).json()["mode"] == "0711"
+
+
+def test_tmpcopyup(pyrunc, make):
+    made = make(
+        mount("/copied", "tmpfs", "tmpcopyup", type="tmpfs"),
+        "/bin/sh",
+        "-c",
+        "cd /copied && cat file sub/link && stat -c '%a %u %g %h' file && readlink sub/link && echo new >file",
+    )
+    source = made.rootfs / "copied"
+    (source / "sub").mkdir(parents=True)
+    (source / "file").write_text("text\n")
+    (source / "file").chmod(0o640)
+    os.chown(source / "file", 7, 8)
+    (source / "sub/link").symlink_to("../file")
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "text\ntext\n640 7 8 1\n../file\n"
+    assert (source / "file").read_text() == "text\n"
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_sockets_fifos_and_devices(each, scratch):
+    (scratch / "file").write_text("text")
+    os.mkfifo(scratch / "fifo")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(scratch / "socket"))
+    os.mknod(scratch / "device", 0o20666, os.makedev(1, 5))
+    names = ("file", "fifo", "socket", "device")
+    found = each(
+        both(*(mount(f"/new/{name}", scratch / name, "bind") for name in names)), *(f"stat /new/{name}" for name in names)
+    )
+    listener.close()
+    assert [answer["type"] for answer in found] == ["file", "fifo", "socket", "char"]
+    assert found[0]["size"] == 4
+
+
+def test_source_through_a_link_of_the_host(pyrunc, make, scratch):
+    (scratch / "real").mkdir()
+    (scratch / "real/file").write_text("real\n")
+    (scratch / "link").symlink_to("real")
+    made = make(mount("/t", scratch / "link", "bind"), "/bin/cat", "/t/file")
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "real\n"
+
+
+def test_a_directory_cannot_be_mounted_on_a_file(refused, scratch):
+    error = refused(mount("/etc/passwd", scratch, "bind"), "/etc/passwd")
+    assert "not a directory" in error.lower()
+
+
+def test_a_file_cannot_be_mounted_on_a_directory(refused, scratch):
+    (scratch / "file").touch()
+    error = refused(mount("/etc", scratch / "file", "bind"), "/etc")
+    assert "directory" in error.lower()
+
+
+# -- destinations ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_destinations_are_made(pyrunc, make, scratch):
+    (scratch / "file").write_text("x")
+    made = make(
+        both(mount("/a/b/c", "t", type="tmpfs"), mount("/a/d/file", scratch / "file", "bind"), mount("/a/b/c/e", "t", type="tmpfs")),
+        "/bin/probe",
+        "report",
+    )
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    points = [m["point"] for m in found["mounts"]]
+    assert points.index("/a/b/c") < points.index("/a/b/c/e") and "/a/d/file" in points
+    assert stat.S_IMODE((made.rootfs / "a/b").stat().st_mode) == 0o755
+    assert (made.rootfs / "a/d/file").is_file() and not (made.rootfs / "a/b/c/e").exists()
+
+
+def test_mounts_are_made_in_the_order_given(report):
+    edit = both(mount("/t", "one", type="tmpfs"), mount("/t", "two", type="tmpfs"), mount("/u/v", "x", type="tmpfs"), mount("/u", "over", type="tmpfs"))
+    mounts = report(edit)["mounts"]
+    assert [m["source"] for m in mounts if m["point"] == "/t"] == ["one", "two"]
+    assert [m["source"] for m in mounts if m["point"] in ("/u", "/u/v")][-1] == "over"
+
+
+@pytest.mark.parametrize("link", ["/../../../..{}", "{}", "../../../../../../..{}"], ids=["up", "absolute", "relative"])
+def test_destinations_do_not_follow_links_out(pyrunc, make, scratch, link):
+    """CVE-2019-16884 and its family: the links of an image lead inside the rootfs, or nowhere."""
+    outside = scratch / "outside"
+    outside.mkdir()
+    (scratch / "source").mkdir()
+    (scratch / "source/file").write_text("source\n")
+    made = make(mount("/link/sub", scratch / "source", "bind"), "/bin/cat", "/link/sub/file")
+    (made.rootfs / "link").symlink_to(link.format(outside))
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "source\n"
+    assert os.listdir(outside) == []
+    assert (made.rootfs / str(outside).lstrip("/") / "sub").is_dir()
+
+
+def test_destination_with_dots(pyrunc, make, scratch):
+    made = make(mount("/x/../../../y", "t", type="tmpfs"), "/bin/probe", "report")
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert "/y" in [m["point"] for m in found["mounts"]]
+
+
+@pytest.mark.parametrize("destination", ["/proc/self/exe", "/proc/sys/kernel", "/proc/1"])
+def test_nothing_is_mounted_over_parts_of_proc(refused, scratch, destination):
+    """CVE-2019-16884 again: a bind there would turn away writes of labels."""
+    refused(mount(destination, scratch, "bind"), "/proc")
+
+
+@pytest.mark.parametrize("destination", ["/proc/uptime", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat"])
+def test_files_of_lxcfs_may_be_mounted_over_proc(pyrunc, make, scratch, destination):
+    (scratch / "file").write_text("fake\n")
+    made = make(mount(destination, scratch / "file", "bind"), "/bin/cat", destination)
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "fake\n"
+
+
+def test_proc_must_be_proc(refused, scratch):
+    def edit(config):
+        config["mounts"][0] = {"destination": "/proc", "type": "bind", "source": str(scratch), "options": ["bind"]}
+
+    refused(edit, "/proc")
+
+
+def test_proc_through_a_link_is_refused(pyrunc, make, gone, scratch, peer):
+    """CVE-2019-19921: an image whose /proc is a link would have labels and masks applied elsewhere."""
+    made, id_ = make(None, "/bin/true"), pyrunc.id()
+    (made.rootfs / "proc").rmdir()
+    (made.rootfs / "proc").symlink_to("tmp")
+    pyrunc("run", "-b", made, id_, status=1)
+    gone(pyrunc, id_, made)
+
+
+# -- proc, sysfs, devpts, mqueue -----------------------------------------------------------------------------------------
+
+
+def test_filesystems_of_the_kernel(report, mount_of):
+    found = report(mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev", type="mqueue"))
+    for point, kind in {"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs", "/sys": "sysfs", "/dev/mqueue": "mqueue"}.items():
+        assert mount_of(found, point)["type"] == kind
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount_of(found, "/sys")["options"])
+    assert {"mode=620", "ptmxmode=666"} <= set(mount_of(found, "/dev/pts")["super"])
+    assert "size=65536k" in mount_of(found, "/dev/shm")["super"]
+
+
+def test_sysfs_read_only_cannot_be_written(each):
+    (found,) = each(None, "mkdir /sys/new")
+    assert found["errno"] in ("EROFS", "EPERM")
+
+
+def test_proc_options(report, mount_of):
+    def edit(config):
+        config["mounts"][0]["options"] = ["nosuid", "noexec", "nodev", "hidepid=2", "ro"]
+
+    found = mount_of(report(edit), "/proc")
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(found["options"])
+    assert {"hidepid=invisible"} & set(found["super"]) or {"hidepid=2"} & set(found["super"])
+
+
+# -- id-mapped mounts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requires("idmapped-tmpfs")
+@pytest.mark.differs("it does not know idmapped mounts")
+@pytest.mark.parametrize("option", ["idmap", "ridmap"])
+def test_idmapped(each, scratch, option):
+    place = Path("/dev/shm") / scratch.name
+    place.mkdir()
+    try:
+        (place / "file").touch()
+        os.chown(place / "file", 5, 6)
+        mappings = [{"containerID": 0, "hostID": 1000, "size": 100}]
+        edit = mount("/t", place, "rbind", option, uidMappings=mappings, gidMappings=mappings)
+        found = each(edit, "stat /t/file", "stat /t")
+        assert [(answer["uid"], answer["gid"]) for answer in found] == [(1005, 1006), (1000, 1000)]
+    finally:
+        subprocess.run(["rm", "-rf", str(place)], check=True)
+
+
+@pytest.mark.requires("idmapped-tmpfs")
+@pytest.mark.differs("it does not know idmapped mounts")
+def test_idmapped_by_the_user_namespace(pyrunc, make, scratch):
+    """Files of the host's root are the container's root's, without a chown."""
+    place = Path("/dev/shm") / scratch.name
+    place.mkdir()
+    try:
+        (place / "file").write_text("x")
+
+        def edit(config):
+            config["linux"]["namespaces"].append({"type": "user"})
+            config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = MAP
+            mount("/t", place, "bind", "idmap")(config)
+
+        made = make(edit, "/bin/probe", "each", *"stat /t/file -- write /t/file -- mkfile /t/new".split())
+        subprocess.run(["chown", "-R", "-h", "100000:100000", str(made.rootfs)], check=True)
+        found = pyrunc("run", "-b", made, pyrunc.id()).json()
+        assert (found[0]["uid"], found[1]["errno"], found[2]["errno"]) == (0, None, None)
+        assert (place / "new").stat().st_uid == 0
+    finally:
+        subprocess.run(["rm", "-rf", str(place)], check=True)
+
+
+@pytest.mark.differs("it does not know idmapped mounts")
+def test_idmap_without_mappings(refused, scratch):
+    refused(mount("/t", scratch, "bind", "idmap"), "mappings")
+
+
+# -- cgroups -------------------------------------------------------------------------------------------------------------
+
+
+def cgroups(*options, namespace=True):
+    def edit(config):
+        mount("/sys/fs/cgroup", "cgroup", "nosuid", "nodev", "noexec", *options, type="cgroup")(config)
+        if not namespace:
+            config["linux"]["namespaces"].remove({"type": "cgroup"})
+
+    return edit
+
+
+@pytest.mark.requires("cgroup-v1")
+@pytest.mark.parametrize("namespace", [True, False], ids=["own-namespace", "hosts-namespace"])
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_cgroup_mounts(pyrunc, make, namespace, mode):
+    made = make(cgroups(mode, "relatime", namespace=namespace), "/bin/probe", "report")
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    mounts = {m["point"]: m for m in found["mounts"] if m["point"].startswith("/sys/fs/cgroup")}
+    assert mounts["/sys/fs/cgroup"]["type"] == "tmpfs"
+    for controller in ("memory", "pids", "cpu", "devices", "freezer", "cpuset", "systemd"):
+        one = mounts[f"/sys/fs/cgroup/{controller}"]
+        assert one["type"] == "cgroup"
+        assert ("ro" if mode == "ro" else "rw") in one["options"]
+        assert {"nosuid", "nodev", "noexec"} <= set(one["options"])
+
+
+@pytest.mark.requires("cgroup-v1")
+@pytest.mark.parametrize("namespace", [True, False], ids=["own-namespace", "hosts-namespace"])
+def test_the_root_of_a_cgroup_mount_is_the_containers_own(pyrunc, make, namespace):
+    made = make(
+        both(cgroups("ro", namespace=namespace), lambda c: c["linux"].update(resources={"pids": {"limit": 77}})),
+        "/bin/cat",
+        "/sys/fs/cgroup/pids/pids.max",
+    )
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "77\n"
+
+
+@pytest.mark.requires("cgroup-v1")
+def test_a_writable_cgroup_mount_can_be_written(pyrunc, make):
+    made = make(cgroups("rw"), "/bin/probe", "each", *"mkdir /sys/fs/cgroup/pids/sub -- read /sys/fs/cgroup/pids/sub/pids.max".split())
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert [answer["errno"] for answer in found] == [None, None] and found[1]["text"] == "max\n"
+
+
+# -- the root itself -----------------------------------------------------------------------------------------------------
+
+
+def test_read_only_root(pyrunc, make):
+    made = make(both(lambda c: c["root"].update(readonly=True), mount("/new/dir", "t", type="tmpfs")), "/bin/probe", "each", *"mkfile /file -- mkfile /new/dir/file -- mkfile /dev/file -- mkfile /dev/shm/file".split())
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert [answer["errno"] for answer in found] == ["EROFS", None, None, None]
+    assert not (made.rootfs / "file").exists()
+
+
+def test_read_only_root_is_not_the_hosts(pyrunc, make):
+    made = make(lambda c: c["root"].update(readonly=True), "/bin/probe", "report")
+    assert pyrunc("run", "-b", made, pyrunc.id()).json()["root_readonly"] is True
+    (made.rootfs / "still").write_text("writable")
+
+
+def test_dev_read_only_has_its_devices_all_the_same(each):
+    def edit(config):
+        config["mounts"][1]["options"].append("ro")
+
+    found = each(edit, "stat /dev/null", "mkfile /dev/new", "stat /dev/pts/ptmx")
+    assert [answer["errno"] for answer in found] == [None, "EROFS", None]
+
+
+@pytest.mark.differs("it refuses a link")
+def test_root_path_may_be_absolute_or_a_link(pyrunc, make, scratch):
+    made = make(None, "/bin/echo", "fine")
+    made.config["root"]["path"] = str(made.rootfs)
+    made.write()
+    assert pyrunc("run", "-b", made, pyrunc.id("absolute")).out == "fine\n"
+    (scratch / "link").symlink_to(made.rootfs)
+    made.config["root"]["path"] = str(scratch / "link")
+    made.write()
+    assert pyrunc("run", "-b", made, pyrunc.id("link")).out == "fine\n"
+
+
+def test_root_that_is_a_mount_point(pyrunc, make):
+    """As overlayfs makes it for every engine."""
+    made = make(None, "/bin/probe", "report")
+    subprocess.run(["mount", "--bind", str(made.rootfs), str(made.rootfs)], check=True)
+    try:
+        found = pyrunc("run", "-b", made, pyrunc.id()).json()
+        assert [m["point"] for m in found["mounts"]].count("/") == 1
+    finally:
+        subprocess.run(["umount", str(made.rootfs)], check=True)
+
+
+def test_no_pivot(report, each):
+    found = report(None, options=("--no-pivot",))
+    assert found["hostname"] == "pyrunc" and found["pid"] == 1
+    (answer,) = each(None, "stat /../../../../work", options=("--no-pivot",))
+    assert answer["errno"] == "ENOENT"
+
+
+@pytest.mark.parametrize("word, pattern", [("private", ""), ("slave", "master:"), ("shared", "shared:"), ("unbindable", "unbindable"), ("rprivate", ""), ("rslave", "master:"), ("rshared", "shared:")])
+@pytest.mark.differs("the root is private whatever was asked for")
+def test_rootfs_propagation(pyrunc, make, mount_of, scratch, word, pattern):
+    made = make(lambda c: c["linux"].update(rootfsPropagation=word), "/bin/probe", "report")
+    subprocess.run(["mount", "--bind", str(made.rootfs), str(made.rootfs)], check=True)
+    subprocess.run(["mount", "--make-shared", str(made.rootfs)], check=True)
+    try:
+        tags = mount_of(pyrunc("run", "-b", made, pyrunc.id()).json(), "/")["propagation"]
+    finally:
+        subprocess.run(["umount", str(made.rootfs)], check=True)
+    assert not any(tag.startswith("shared:") for tag in tags) or pattern == "shared:"
+    if pattern:
+        assert any(tag.startswith(pattern) for tag in tags), tags
+
+
+def test_rootfs_propagation_unknown(refused):
+    refused(lambda c: c["linux"].update(rootfsPropagation="sideways"), "sideways")
+
+
+def test_mounts_of_the_host_arrive_later_in_a_slave(pyrunc, running, scratch, until):
+    place = scratch / "shared"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "x", str(place)], check=True)
+    subprocess.run(["mount", "--make-shared", str(place)], check=True)
+    (place / "sub").mkdir()
+    box = running(both(lambda c: c["linux"].update(rootfsPropagation="rslave"), mount("/t", place, "rbind", "rslave")))
+    subprocess.run(["mount", "-t", "tmpfs", "late", str(place / "sub")], check=True)
+    assert "late" in [m["source"] for m in box.report()["mounts"] if m["point"] == "/t/sub"]
+    # and never the other way
+    subprocess.run(["nsenter", "-t", str(box.pid), "-m", "mount", "-t", "tmpfs", "back", "/t/sub"], check=True)
+    assert " back " not in Path("/proc/self/mountinfo").read_text()
+
+
+# -- masked and read-only paths ------------------------------------------------------------------------------------------
+
+
+def test_masked_paths(pyrunc, make):
+    def edit(config):
+        config["linux"]["maskedPaths"] = ["/secret/file", "/secret/dir", "/no/such/path", "/proc/keys"]
+
+    made = make(edit, "/bin/probe", "each", *"read /secret/file -- mkfile /secret/dir/x -- read /secret/dir/file -- stat /proc/keys -- write /secret/file".split())
+    (made.rootfs / "secret/dir").mkdir(parents=True)
+    (made.rootfs / "secret/file").write_text("secret")
+    (made.rootfs / "secret/dir/file").write_text("secret")
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert (found[0]["errno"], found[0]["text"]) == (None, "")
+    assert found[1]["errno"] == "EROFS"
+    assert found[2]["errno"] == "ENOENT"
+    assert found[3]["type"] == "char"
+    assert (made.rootfs / "secret/file").read_text() == "secret"
+
+
+@pytest.mark.differs("it fails: not a directory")
+def test_masked_path_below_a_file(each):
+    """As absent as any other path that cannot be."""
+    (found,) = each(lambda c: c["linux"].update(maskedPaths=["/etc/passwd/x"]), "read /etc/passwd")
+    assert found["errno"] is None
+
+
+def test_readonly_paths(pyrunc, make, scratch):
+    (scratch / "file").touch()
+
+    def edit(config):
+        config["linux"]["readonlyPaths"] = ["/ro/dir", "/ro/file", "/no/such/path", "/bound", "/proc/sys"]
+        mount("/bound", scratch, "bind")(config)
+
+    made = make(
+        edit,
+        *("/bin/probe", "each"),
+        *"mkfile /ro/dir/x -- write /ro/file -- mkfile /ro/other -- write /bound/file -- write /proc/sys/kernel/domainname x".split(),
+    )
+    (made.rootfs / "ro/dir").mkdir(parents=True)
+    (made.rootfs / "ro/file").touch()
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert [answer["errno"] for answer in found] == ["EROFS", "EROFS", None, "EROFS", "EROFS"]
+
+
+def test_readonly_paths_keep_other_attributes(report, mount_of):
+    def edit(config):
+        mount("/t", "t", "nosuid", "noexec", "nodev", type="tmpfs")(config)
+        config["linux"]["readonlyPaths"] = ["/t"]
+
+    assert {"ro", "nosuid", "noexec", "nodev"} <= set(mount_of(report(edit), "/t")["options"])
+
+
+def test_masks_do_not_follow_links_out(pyrunc, make, scratch):
+    """A link at a masked path: what it leads to inside is hidden, what it would lead to outside is not touched."""
+    (scratch / "canary").write_text("canary")
+
+    def edit(config):
+        config["linux"]["maskedPaths"] = ["/link"]
+        config["linux"]["readonlyPaths"] = ["/rolink"]
+
+    made = make(edit, "/bin/true")
+    (made.rootfs / "link").symlink_to(scratch / "canary")
+    (made.rootfs / "rolink").symlink_to(scratch)
+    pyrunc("run", "-b", made, pyrunc.id())
+    (scratch / "canary").write_text("still writable")
+
+
+@pytest.mark.parametrize("key", ["maskedPaths", "readonlyPaths"])
+@pytest.mark.differs("it takes it from its own directory on")
+def test_paths_must_be_absolute(refused, key):
+    refused(lambda c: c["linux"].update({key: ["relative"]}), "relative")

@@ -251,6 +251,14 @@ _HOST_PATHS = frozenset(
 )
 
 
+#: registers that each op reads and fills, and the ops that have a rule of their own in check()
+_USES = {name: (_READS.get(name, ()), _FILLS.get(name, ())) for name in OPS}
+_CHECKED = frozenset(
+    ("close", "exec", "ask", "pivot-root", "chroot", "close-range", "chdir", "seccomp", "prctl", "write", "mask", "readonly", "move-mount",
+     "unshare", "setns", *_CREDENTIALS)
+)  # fmt: skip
+
+
 class PlanError(Error):
     """A plan breaks an invariant: a mistake of ours, found before anything was done."""
 
@@ -265,20 +273,25 @@ def check(plan: Plan) -> None:
     if not ops or ops[-1].name != "exec":
         raise PlanError("plan: exec is not the last op")
     have = set(plan.inherited)
+    have.add("")
     pivoted = closed = seccomped = bounded = dropped = locked = mounted = False
     rank = 0
     for index, op in enumerate(ops):
         name = op.name
-        if name not in OPS:
+        uses = _USES.get(name)
+        if uses is None:
             raise PlanError(f"plan: no op is called {name} [init {index}]")
-        for slot in _READS.get(name, ()):
+        reads, fills = uses
+        for slot in reads:
             register = getattr(op, slot)
-            if register and register not in have:
+            if register not in have:
                 raise PlanError(f"plan: {name} reads {register} before it is filled [init {index}]")
-        for slot in _FILLS.get(name, ()):
-            register = getattr(op, slot)
-            if register:
-                have.add(register)
+        for slot in fills:
+            have.add(getattr(op, slot))
+        if pivoted and not op.r1 and name in _HOST_PATHS:
+            raise PlanError(f"plan: {name} names a path of the host after the root has changed [init {index}]")
+        if name not in _CHECKED:
+            continue
         if name == "close":
             have.discard(op.r0)
         elif name == "exec" and index != len(ops) - 1:
@@ -289,7 +302,7 @@ def check(plan: Plan) -> None:
             pivoted = True
         elif name == "close-range":
             closed = True
-            have &= {op.r0, op.r1, op.r2}
+            have &= {op.r0, op.r1, op.r2, ""}
         elif name == "chdir" and not closed:
             # CVE-2024-21626: with a descriptor of the host still open, /proc/self/fd/N is a way out of the root
             raise PlanError(f"plan: chdir before close-range [init {index}]")
@@ -316,8 +329,6 @@ def check(plan: Plan) -> None:
         elif name == "write" and not op.r1 and (mounted or str(op.s0).startswith("/proc")):
             # a path of ours may lie under a mount of the container's (CVE-2019-16884, CVE-2025-52881)
             raise PlanError(f"plan: write to {show(op.s0)} and not below a register [init {index}]")
-        if pivoted and name in _HOST_PATHS and not op.r1:
-            raise PlanError(f"plan: {name} names a path of the host after the root has changed [init {index}]")
         if seccomped and name in ("mask", "readonly", "move-mount", "unshare", "setns"):
             raise PlanError(f"plan: {name} after the seccomp filter is loaded [init {index}]")
     if not closed:

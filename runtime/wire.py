@@ -43,37 +43,49 @@ _message = Struct("<IIiI")
 answer = Struct("<i")
 
 
+class _Registers(dict[str, int]):
+    """Register numbers by role; a role that is new gets the next."""
+
+    def __missing__(self, role: str) -> int:
+        number = self[role] = len(self) - 1  # the empty role, which stands for no register, is the first entry
+        return number
+
+
 def encode(plan: Plan) -> bytes:
     """The plan as the interpreter maps it."""
-    registers = {name: number for number, name in enumerate(plan.inherited)}
-    registers[""] = NO_REGISTER
-    pool: list[bytes] = []
-    size = 0
+    registers = _Registers({"": NO_REGISTER})
+    for role in plan.inherited:
+        registers[role]
     # the empty string, which most fields are, stands once at the start
-    pool.append(bytes(8))
+    pool = [bytes(8)]
     size = 8
     records = []
     pack = _record.pack
     for op in plan.ops:
-        numbers = []
-        for name in (op.r0, op.r1, op.r2):
-            number = registers.get(name)
-            if number is None:
-                number = registers[name] = len(registers) - 1
-            numbers.append(number)
-        spans: list[int] = []
+        spans = [0, 0, 0, 0, 0, 0]
+        at = 0
         for value in (op.s0, op.s1, op.s2):
-            if not value:
-                spans += (0, 0)
-                continue
-            data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-            length = len(data)
-            # NUL-terminated, and the next one 8-aligned: a seccomp program is read in place
-            pool.append(data + bytes(8 - length % 8))
-            spans += (size, length)
-            size += length + 8 - length % 8
+            if value:
+                data = value.encode("utf-8", "surrogateescape") if value.__class__ is str else value
+                length = len(data)
+                # NUL-terminated, and the next one 8-aligned: a seccomp program is read in place
+                data += _PADDING[length & 7]  # type: ignore[operator]
+                pool.append(data)  # type: ignore[arg-type]
+                spans[at], spans[at + 1] = size, length
+                size += len(data)
+            at += 2
         records.append(
-            pack(OPS[op.name][0], op.flags, *numbers, op.a & _U64, op.b & _U64, op.c & _U64, *spans),
+            pack(
+                OPS[op.name][0],
+                op.flags,
+                registers[op.r0],
+                registers[op.r1],
+                registers[op.r2],
+                op.a & _U64,
+                op.b & _U64,
+                op.c & _U64,
+                *spans,
+            )
         )
     count = len(registers) - 1
     if count > MAX_REGISTERS:
@@ -84,6 +96,7 @@ def encode(plan: Plan) -> bytes:
     return b"".join((header, *records, *pool))
 
 
+_PADDING = tuple(bytes(8 - length) for length in range(8))
 _U64 = 0xFFFFFFFFFFFFFFFF
 
 

@@ -1,0 +1,87 @@
+"""Mounts: what is refused, and what a golden plan would show less plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.errors import ConfigError, Unsupported
+
+from .conftest import found, lines, make_plan
+
+
+def mount(destination: str, kind: str = "", source: str = "", *options: str, **more: Any) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": source, "options": list(options), **more}
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        (mount("/m", "bind", "/s", "bind", "nosuidd"), r'options\.1: "nosuidd" is no option of a bind mount'),
+        (mount("/m", "bind", "/s", "bind", "mode=755"), '"mode=755" is no option'),
+        (mount("/", "tmpfs", "tmpfs"), "would hide the rootfs"),
+        (mount("/x/..", "tmpfs", "tmpfs"), "would hide the rootfs"),
+        (mount("/m"), "neither a type nor a bind mount"),
+        (mount("/m", "ext4", "/dev/x", "tmpcopyup"), "tmpcopyup is for tmpfs alone"),
+        (mount("/proc", "tmpfs", "tmpfs"), "not of type proc"),
+        (mount("/proc", "bind", "/fake", "bind"), "not of type proc"),
+        (mount("/proc/self/attr", "tmpfs", "tmpfs"), "inside /proc"),
+        (mount("/x/../proc/sys", "bind", "/s", "bind"), "inside /proc"),
+        (mount("proc/sys", "bind", "/s", "bind"), "inside /proc"),
+        (mount("/m", "bind", "/s", "bind", "idmap"), "idmap without mappings"),
+        (mount("/m", "bind", "/s", "bind", uidMappings=[{"containerID": 0, "hostID": 1, "size": 1}]), "only one of"),
+    ],
+)
+def test_refused(entry: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        make_plan(mounts=[entry])
+    assert caught.value.where.startswith("/mounts/0")
+
+
+def test_what_lxcfs_mounts_inside_proc() -> None:
+    assert make_plan(
+        mounts=[mount("/proc/stat", "bind", "/lxcfs/stat", "bind"), mount("/proc", "bind", "/proc", "rbind")]
+    )
+
+
+def test_a_place_of_proc_or_sysfs_is_no_link() -> None:
+    plan = make_plan(mounts=[mount("/proc", "proc", "proc"), mount("/sys", "sysfs", "s"), mount("/t", "ramfs", "r")])
+    assert lines(plan, "mountpoint", where="/mounts") == [
+        "mountpoint rootfs:/proc like mnt -> at nofollow",
+        "mountpoint rootfs:/sys like mnt -> at nofollow",
+        "mountpoint rootfs:/t like mnt -> at",
+    ]
+
+
+def test_source_of_a_bind_is_relative_to_the_bundle() -> None:
+    plan = make_plan(mounts=[mount("/m", "none", "a/b", "rbind")])
+    assert lines(plan, "open-tree", where="/mounts/0") == ["open-tree host:/run/bundle/a/b -> tree (clone,recursive)"]
+
+
+def test_read_only_tmpfs_is_written_to_before_it_is_read_only() -> None:
+    entries = [mount("/t", "tmpfs", "tmpfs", "ro", "mode=700"), mount("/t/sub", "tmpfs", "tmpfs")]
+    plan = make_plan(mounts=entries)
+    names = [describe for describe in lines(plan) if "mnt-0" in describe or "/t/sub" in describe]
+    assert names[0] == "fsmount fs -> mnt-0 (none)"
+    assert names[-1] == "mount-setattr mnt-0 set ro"
+    assert any("/t/sub" in line for line in names[:-1])
+
+
+def test_every_op_of_a_mount_is_named_after_it() -> None:
+    plan = make_plan(mounts=[mount("/t", "tmpfs", "tmpfs", "nosuid", "size=1m")])
+    assert {op.about for op in found(plan, where="/mounts/0")} == {"mount tmpfs on /t (nosuid,size=1m)"}
+
+
+def test_mount_label_without_selinux() -> None:
+    with pytest.raises(Unsupported, match="mountLabel"):
+        make_plan(linux={"mountLabel": "x"}, mounts=[mount("/t", "tmpfs", "tmpfs")])
+    # what has no label of its own asks for no SELinux
+    assert make_plan(linux={"mountLabel": "x"}, mounts=[mount("/proc", "proc", "proc")])
+
+
+def test_no_mounts_on_the_host_unless_somebody_unmounts_them() -> None:
+    with pytest.raises(Unsupported, match="without a mount namespace"):
+        make_plan(namespaces=("pid",))
+    plan = make_plan(namespaces=("pid",), request={"mounts_on_host": True})
+    assert not lines(plan, "pivot-root") and not any(line.startswith("mount-setattr /") for line in lines(plan))

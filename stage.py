@@ -40,7 +40,8 @@ LAUNCHER = """\
 #!{interpreter} -IS
 import marshal, posix, sys
 sys.path += {path!r}
-exec(marshal.loads(head := posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), {head})))
+code, table = marshal.loads(posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), 65536))
+exec(code)
 from {module}.__main__ import main
 sys.exit(main())
 """
@@ -64,8 +65,7 @@ def main() -> int:
         wanted |= dict(vendored(lib / "site-packages"))
     for target, source in wanted.items():
         put(target, source.read_bytes(), 0o755 if is_program(source) else 0o644)
-    head, codes = packed(lib, arguments.lib, wanted)
-    put(lib / "packed.bin", head + codes, 0o644)
+    put(lib / "packed.bin", packed(lib, arguments.lib, wanted), 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
     prune(lib, set(wanted) | stamps)
 
@@ -76,7 +76,6 @@ def main() -> int:
                 interpreter=os.path.realpath(arguments.interpreter),
                 path=path,
                 packed=os.fspath(arguments.lib / "packed.bin"),
-                head=len(head),
                 module=package,
             )
             put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
@@ -127,8 +126,8 @@ def vendored(site: Path) -> Iterator[tuple[Path, Path]]:
                 yield site.joinpath(*file.parts), Path(os.fspath(file.locate()))
 
 
-def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> tuple[bytes, bytes]:
-    """The head and the rest of packed.bin (runtime/packed.py): its own code and the table, then every module of ours.
+def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
+    """The contents of packed.bin (runtime/packed.py): its own code and the table, then every module of ours.
 
     Without docstrings and annotations, which are half of the byte code and which nobody reads at run time.
     """
@@ -146,9 +145,13 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> tuple[bytes, byt
         table[name] = (origin, len(codes), len(code), tuple(dict.fromkeys(imports(tree, modules))))
         codes += code
     _, place, length, _ = table["runtime.packed"]
-    first, second = codes[place : place + length], marshal.dumps(table)
-    lengths = len(first).to_bytes(8, "little") + len(second).to_bytes(8, "little")
-    return first + second + lengths, codes
+    boot = marshal.loads(codes[place : place + length])
+    # under "" the length of the head itself, which its digits do not change
+    head = marshal.dumps((boot, {"": 1 << 30, **table}))
+    head = marshal.dumps((boot, {"": len(head), **table}))
+    if len(head) > 65536:
+        raise SystemExit("packed.bin: the head has outgrown what a launcher reads")
+    return head + codes
 
 
 def imports(tree: ast.Module, modules: dict[str, tuple[str, ast.Module]]) -> Iterator[str]:
@@ -177,8 +180,17 @@ class Bare(ast.NodeTransformer):
         node.annotation = None
         return node
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        # the one kind of class that is made of its annotations (typing.NamedTuple)
+        if any(isinstance(base, ast.Name) and base.id == "NamedTuple" for base in node.bases):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    field.annotation = ast.copy_location(ast.Constant("object"), field.annotation)
+            return node
+        return self.generic_visit(node)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        # in a class that is all a field is; what reads annotations (none of ours does) would miss them
+        # in a class that is all a field is; nothing else of ours reads annotations
         if node.value is None:
             return ast.copy_location(ast.Pass(), node)
         return ast.copy_location(ast.Assign([node.target], node.value), node)

@@ -11,10 +11,10 @@ to explain.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from runtime import log
+from runtime import system as os
 from runtime.cli import argv
 from runtime.errors import ConfigError, Error, Exists, NotFound, UsageError
 

@@ -7,12 +7,12 @@ root file system is looked at but that it is a directory.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
+from errno import ENOENT
 
 from runtime import jsonio, rules
+from runtime import system as os
 from runtime.errors import ConfigError, Error, KernelError, RuleError
+from runtime.linux import S_IFDIR, S_IFMT, S_IFREG
 from specs import config_check
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def read(bundle_dir: str, config_name: str = "config.json") -> tuple[str, bytes]
         raise KernelError(f'open bundle "{bundle_dir}"', error.errno or 0) from None
     except ValueError:
         raise Error("the path of the bundle contains a NUL character", code="no-bundle") from None
-    if not stat.S_ISDIR(mode):
+    if mode & S_IFMT != S_IFDIR:
         raise Error(f'bundle "{bundle_dir}" is not a directory', code="no-bundle")
     return path, read_file(os.path.join(path, config_name), config_name)
 
@@ -61,14 +61,14 @@ def read_file(path: str, source: str = "") -> bytes:
         # O_NONBLOCK: a FIFO must not hold us up until somebody writes to it
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
-        raise Error(f'open "{path}": no such file or directory', code="no-config", errno=errno.ENOENT) from None
+        raise Error(f'open "{path}": no such file or directory', code="no-config", errno=ENOENT) from None
     except OSError as error:
         raise KernelError(f'open "{path}"', error.errno or 0) from None
     except ValueError:
         raise Error(f"the path of {source or 'a document'} contains a NUL character", code="no-config") from None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if found.st_mode & S_IFMT != S_IFREG:
             raise Error(f'open "{path}": not a regular file', code="no-config")
         if found.st_size > jsonio.LIMIT:
             raise ConfigError("", f"larger than {jsonio.LIMIT} bytes", source=source or path)

@@ -6,9 +6,8 @@ no time to answer: containerd accepts only after `create` has returned.
 
 from __future__ import annotations
 
-import os
-
 from runtime import kernel
+from runtime import system as os
 from runtime.errors import KernelError
 
 TYPE_CHECKING = False

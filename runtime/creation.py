@@ -9,10 +9,10 @@ Undoing is in reverse: init is killed and collected, the cgroup removed, the sta
 
 from __future__ import annotations
 
-import os
 import time
 
 from runtime import bundle, cgroups, foreground, identity, lifecycle, planner, removal, seccomp, steps, store, wire
+from runtime import system as os
 from runtime.errors import CgroupError, ConfigError, Error, KernelError, StateError
 from runtime.host import Host
 from runtime.launch import Launch, words_for_status
@@ -95,11 +95,14 @@ def listen_fds() -> int:
 
 
 def check_preserved(count: int) -> None:
-    """Raise ConfigError unless the descriptors from 3 on that shall be preserved are there."""
+    """Raise ConfigError unless the descriptors from 3 on that shall be preserved are there, and the caller's."""
     for fd in range(3, 3 + count):
+        # ours are all close-on-exec, which nothing that came through an exec is: one of ours would lead into the host
         try:
-            os.fstat(fd)
+            is_theirs = os.get_inheritable(fd)
         except OSError:
+            is_theirs = False
+        if not is_theirs:
             raise ConfigError("", f"descriptor {fd} is not open", source="--preserve-fds") from None
 
 
@@ -240,8 +243,12 @@ class Made:
         return -1
 
     def _hook_state(self, step: Step, launch: Launch, given: int) -> int:
+        # a hook of the container is about to run, and what it does is undone by poststop hooks if it fails
+        self.has_run_hooks = True
         fd = os.memfd_create("state", os.MFD_CLOEXEC)
-        os.write(fd, lifecycle.hook_state(self.saved, step[1] or "created", launch.pid))
+        # runtime.md#state: a hook that runs in the container is told the pid as it is seen there
+        pid = identity.innermost_pid(launch.pid)
+        os.write(fd, lifecycle.hook_state(self.saved, step[1] or "created", pid))
         return fd
 
     def _console(self, step: Step, launch: Launch, given: int) -> int:

@@ -108,7 +108,7 @@ class KernelError(Error):
     """The kernel refused: `attempt` is what was tried, `errno` why, `place` which op or host step."""
 
     def __init__(self, attempt: str, errno: int, place: str = "", detail: str = "", hint: str = "") -> None:
-        from os import strerror
+        from runtime.system import strerror
 
         # Engines written in Go search for Go's spelling, which has no capital (moby daemon/errors.go, podman
         # libpod/oci_util.go, containerd process/utils.go); with capitals docker turns a 127 into a 125.

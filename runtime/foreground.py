@@ -7,9 +7,9 @@ init itself gets is a clean slate: the launcher resets mask and dispositions.
 from __future__ import annotations
 
 import _signal
-import os
 
 from runtime import kernel
+from runtime import system as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

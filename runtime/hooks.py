@@ -8,10 +8,10 @@ the container are ops of the plan.
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
+from runtime import system as os
 from runtime.errors import HookError
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ hostile and may change, so the interpreter learns them at the moment of use. Tes
 
 from __future__ import annotations
 
-import os
+from runtime import system as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

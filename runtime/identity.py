@@ -6,7 +6,7 @@ same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only.
 
 from __future__ import annotations
 
-import os
+from runtime import system as os
 
 
 def start_time(pid: int) -> int:
@@ -24,6 +24,22 @@ def start_time(pid: int) -> int:
     # the name, in parentheses, is the process's own to choose and may hold anything, parentheses too
     fields = text[text.rindex(b")") + 2 :].split(b" ")
     return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
+
+
+def innermost_pid(pid: int) -> int:
+    """The pid of a process in its own pid namespace (NSpid, proc_pid_status(5)); 0 if it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        # after the first line, which is the process's own to choose
+        _, _, found = os.read(fd, 4096).partition(b"\nNSpid:")
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    return int(found.partition(b"\n")[0].split()[-1]) if found else 0
 
 
 def open_process(pid: int, started: int) -> int:

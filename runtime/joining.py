@@ -6,9 +6,8 @@ exec. The pidfd is opened and its start time confirmed before anything else, so 
 
 from __future__ import annotations
 
-import os
-
 from runtime import cgroups, creation, foreground, identity, lifecycle, planner, seccomp, status, steps
+from runtime import system as os
 from runtime.errors import Error, KernelError, StatusError
 from runtime.host import Host
 from runtime.launch import Launch, words_for_status

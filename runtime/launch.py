@@ -7,9 +7,8 @@ or its end, and the end means that init has died or has become the user's progra
 
 from __future__ import annotations
 
-import os
-
 from runtime import kernel, wire
+from runtime import system as os
 from runtime.errors import Error, KernelError
 
 TYPE_CHECKING = False

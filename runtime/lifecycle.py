@@ -9,9 +9,8 @@ with the state directory alone.
 
 from __future__ import annotations
 
-import os
-
 from runtime import identity, jsonio, status, store
+from runtime import system as os
 from runtime.errors import Error, KernelError, NotFound, StateError, StatusError
 
 TYPE_CHECKING = False

@@ -14,9 +14,9 @@ Only `__main__` reports errors here; below floor 4 nothing is logged above debug
 
 from __future__ import annotations
 
-import os
 import time
 
+from runtime import system as os
 from runtime.jsonio import dumps
 
 TYPE_CHECKING = False

@@ -1,8 +1,8 @@
 """All our modules in one file: what the launchers run first, so that an import costs no search, no stat and no open.
 
-`make build` writes `packed.bin` beside the packages: this module's code, a table of name -> (file, place, length, what it imports),
-and at each place a module's code. A launcher reads the head and executes it; `head` is then what it read and `packed` the open
-descriptor. A command imports some forty modules, and for each of them the import system costs as much as running it; here a
+`make build` writes `packed.bin` beside the packages: this module's code and a table of name -> (file, place, length, what it
+imports), then at each place a module's code. A launcher loads the two and executes the first; `table` is then the second and
+`packed` the open descriptor. A command imports some forty modules, and for each of them the import system costs as much as running it; here a
 module's imports are loaded before it, in order, and its import statements find them there.
 
 The files of the packages stay the truth: whatever the table does not hold is imported as ever.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     #: file, place, length, the modules of ours that it imports when it is loaded
     Entry = tuple[str, int, int, tuple[str, ...]]
-    head: bytes
+    table: dict[str, Entry | int]
     packed: int
 
 
@@ -96,6 +96,5 @@ if __name__ == "__main__":
     # A command is over before there is garbage worth collecting, and its first collections fall into the imports. A process
     # that stays (the shim) turns it on again.
     gc.disable()
-    # marshal reads one object and leaves what follows: the lengths of the first two stand at the end of the head
-    first, second = int.from_bytes(head[-16:-8], "little"), int.from_bytes(head[-8:], "little")
-    sys.meta_path.insert(0, Packed(marshal.loads(head[first : first + second]), packed, len(head)))  # type: ignore[arg-type]
+    start = table.pop("")
+    sys.meta_path.insert(0, Packed(table, packed, start))  # type: ignore[arg-type]

@@ -6,11 +6,11 @@ of them last. No plan, no extension; a container's own files are never touched, 
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
 from runtime import identity, lifecycle, status, store
+from runtime import system as os
 from runtime.errors import Error, KernelError, NotFound, StateError, StatusError
 
 TYPE_CHECKING = False

@@ -209,11 +209,6 @@ def class_of_service_is_a_name(document: Any, at: str) -> Iterator[Fault]:
         yield f"{at}/intelRdt/closID", f'"{name}" cannot be the name of a directory of resctrl'
 
 
-def personality_has_no_flags(document: Any, at: str) -> Iterator[Fault]:
-    if (document.linux.get("personality") or {}).get("flags"):
-        yield f"{at}/personality/flags", "there are no flags in this version of the specification"
-
-
 def memory_policy_is_possible(document: Any, at: str) -> Iterator[Fault]:
     from runtime.rules import is_list
 
@@ -243,7 +238,6 @@ LINUX: Table = (
     ("config-linux.md#devices", devices_are_complete),
     ("config-linux.md#cgroups-path", cgroups_path_stays_below),
     ("config-linux.md#intelrdt", class_of_service_is_a_name),
-    ("config-linux.md#personality", personality_has_no_flags),
     ("config-linux.md#memory-policy", memory_policy_is_possible),
 )
 

@@ -9,10 +9,10 @@ replaced. Nothing here loads a filter; the op `seccomp` does, in the container's
 from __future__ import annotations
 
 import marshal
-import os
 import sys
 from struct import Struct
 
+from runtime import system as os
 from runtime.errors import RuleError, Unsupported
 
 try:

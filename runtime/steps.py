@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from runtime import system as os
 from runtime.errors import KernelError
 
 TYPE_CHECKING = False

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import time
 
 from runtime import jsonio
+from runtime import system as os
 from runtime.errors import Error, Exists, NotFound, StateError, UsageError
 from runtime.identity import is_this_boot, start_time
 from runtime.status import CREATED, CREATING, PAUSED, RUNNING, STOPPED

@@ -6,9 +6,8 @@ mapped that way; for more, the setuid helpers newuidmap and newgidmap are called
 
 from __future__ import annotations
 
-import os
-
 from runtime import kernel
+from runtime import system as os
 from runtime.errors import KernelError, Unsupported
 
 TYPE_CHECKING = False

@@ -1,4 +1,4 @@
-"""Compiles the schemas of this directory to Python: `python -m specs.generate` (or `make specs`).
+"""Compiles the schemas of this directory to Python: `python specs/generate.py` (`make specs` runs it too).
 
     config_check.py   check_config, check_process, check_resources: None where a document is right, else the JSON pointer
                       of the first fault. Straight-line code without imports, because every create runs it.
@@ -14,6 +14,9 @@ from __future__ import annotations
 import os
 import sys
 from keyword import iskeyword
+
+if not __package__:  # run as a file, whose own directory is then the one searched
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from specs.schemas import HERE, Node, Schemas
 

@@ -154,14 +154,7 @@ class Leaks:
                 return
             if time.monotonic() > deadline:
                 pytest.fail("left behind: " + ", ".join(found), pytrace=False)
-            select_nothing(0.01)
-
-
-def select_nothing(seconds: float) -> None:
-    """Wait a moment for something that the kernel finishes on its own time."""
-    import select
-
-    select.select([], [], [], seconds)
+            time.sleep(0.01)
 
 
 def _cgroup_tops() -> list[Path]:
@@ -319,7 +312,7 @@ class Command:
             if done:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
-            select_nothing(0.005)
+            time.sleep(0.005)
         pytest.fail(f"process {pid} still runs after {timeout} s", pytrace=False)
 
     def clean(self) -> None:

@@ -8,8 +8,7 @@ Both answer an object with the same methods (`fs.Cgroup`, or `NoCgroup` where th
 
 from __future__ import annotations
 
-import os
-
+from runtime import system as os
 from runtime.cgroups import fs
 from runtime.errors import CgroupError, ConfigError, StateError, Unsupported, UsageError
 

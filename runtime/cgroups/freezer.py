@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from errno import ENODEV, ENOENT
 
+from runtime import system as os
 from runtime.cgroups import walk
 from runtime.errors import CgroupError
 

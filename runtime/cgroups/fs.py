@@ -9,10 +9,10 @@ descriptor, bounded in depth and number, and nothing there is ever done but to r
 
 from __future__ import annotations
 
-import os
 import time
 from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EROFS
 
+from runtime import system as os
 from runtime.cgroups import walk
 from runtime.errors import CgroupError, Unsupported
 

@@ -13,9 +13,9 @@ delegate       v2: give the cgroup to the container's user
 
 from __future__ import annotations
 
-import os
 from errno import EACCES, EPERM
 
+from runtime import system as os
 from runtime.cgroups import devices, fs, resources, walk
 from runtime.errors import CgroupError, Unsupported, UsageError
 

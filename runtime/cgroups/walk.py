@@ -6,8 +6,9 @@ read from, never joined to a path, and there is a bound to how many and how deep
 
 from __future__ import annotations
 
-import os
 from errno import EBUSY, ENODEV, ENOENT, EOPNOTSUPP
+
+from runtime import system as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

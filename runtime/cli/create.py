@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    # before anything is opened: a descriptor of ours must not pass for one that the caller wants preserved
+    # before any work: what is opened from here on could take the place of a descriptor that is missing
     creation.check_preserved(args.preserve_fds + creation.listen_fds())
     lifecycle.create(context(args), args.id, args.bundle, args)
     return 0

@@ -24,7 +24,7 @@ ID_MAX = 0xFFFFFFFE
 def run(args: Args) -> int:
     from runtime import creation
 
-    # before anything is opened: a descriptor of ours must not pass for one that the caller wants preserved
+    # before any work: what is opened from here on could take the place of a descriptor that is missing
     creation.check_preserved(args.preserve_fds + creation.listen_fds())
     if args.process:
         if args.args:

@@ -6,8 +6,7 @@ fails is noticed only there. Hot: `state` prints through here.
 
 from __future__ import annotations
 
-import os
-
+from runtime import system as os
 from runtime.errors import Error, KernelError
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from runtime import lifecycle
+from runtime import system as os
 from runtime.cli import context, output
 from runtime.errors import UsageError
 from runtime.jsonio import dumps

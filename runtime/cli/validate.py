@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from runtime import bundle
 from runtime.cli import output
+from runtime.jsonio import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def run(args: Args) -> int:
     _, raw = bundle.read(args.bundle or ".", CONFIG)
     found = bundle.findings(raw, CONFIG, strict=args.strict)
     if args.json:
-        output.write(output.document([record(finding) for finding in found], "  ") + "\n")
+        output.write(dumps([record(finding) for finding in found], 2) + "\n")
     else:
         output.write("".join(line(finding) + "\n" for finding in found))
     return int(any(finding.severity == "error" for finding in found))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import runtime
 from runtime import seccomp
+from runtime import system as os
 from runtime.cli import output
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ not pay for it. The interpreter, its plan format and its ops are described in RE
 
 from __future__ import annotations
 
-import os
+from runtime import system as os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

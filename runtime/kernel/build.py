@@ -156,7 +156,15 @@ def build_extension(work: Path, image: Path, product: Path) -> None:
     """The cffi extension with the image in it, for every Python from 3.11 on."""
     import cffi
 
-    made_from = (*sources("launch.c", "calls.c", "calls.h"), image, compiler(), WARNINGS, CDEF, sysconfig.get_paths()["include"], cffi.__version__)
+    made_from = (
+        *sources("launch.c", "calls.c", "calls.h"),
+        image,
+        compiler(),
+        WARNINGS,
+        CDEF,
+        sysconfig.get_paths()["include"],
+        cffi.__version__,
+    )
     if is_current(product, *made_from):
         return
     data = image.read_bytes()
@@ -177,7 +185,20 @@ def build_extension(work: Path, image: Path, product: Path) -> None:
         objects.append(str(work / f"{name}.o"))
         run([*compiler(), *WARNINGS, *common, "-c", name, "-o", objects[-1]])
     # the code that cffi writes is not held to our warnings
-    run([*compiler(), *common, f"-I{include}", "-shared", "-Wl,-z,now", "-Wl,-s", str(source), *objects, "-o", str(made)])
+    run(
+        [
+            *compiler(),
+            *common,
+            f"-I{include}",
+            "-shared",
+            "-Wl,-z,now",
+            "-Wl,-s",
+            str(source),
+            *objects,
+            "-o",
+            str(made),
+        ]
+    )
     install(made, product, *made_from)
 
 

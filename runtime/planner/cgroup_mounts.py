@@ -10,9 +10,8 @@ Hierarchies with several controllers (`cpu,cpuacct`) get a link for each name, w
 
 from __future__ import annotations
 
-from os.path import basename
-
 from runtime import linux
+from runtime import system as os
 from runtime.ops import FLAG_EXISTS, FLAG_RECURSIVE
 from runtime.plan import Op
 from runtime.planner import namespaces
@@ -67,7 +66,7 @@ def _hierarchies(mount: Mount, request: Request) -> Iterator[Op]:
         points.setdefault(host.cgroup_unified, []).append("")
     is_read_only = mount.options.attr_set & linux.MOUNT_ATTR_RDONLY
     for point, controllers in points.items():
-        name = "unified" if controllers == [""] else basename(point)
+        name = "unified" if controllers == [""] else os.path.basename(point)
         yield from _hierarchy(mount, request, name, point, controllers)
         for controller in controllers:
             if controller and "=" not in controller and controller != name:

@@ -6,9 +6,8 @@ Where a node cannot be made, in a user namespace, the host's is bound instead.
 
 from __future__ import annotations
 
-from os.path import normpath
-
 from runtime import linux
+from runtime import system as os
 from runtime.errors import ConfigError
 from runtime.ops import FLAG_EXISTS
 from runtime.plan import Op
@@ -48,7 +47,7 @@ def devices(request: Request, plan: Plan) -> Iterator[Op]:
     if any(mount.place == "/dev" and mount.options.is_bind for mount in mounts.read(request)):
         return
     made = (request.config.get("linux") or {}).get("devices") or ()
-    own = {normpath(device["path"]) for device in made}
+    own = {os.path.normpath(device["path"]) for device in made}
     is_bound = namespaces.get(request).has_user or request.host.in_user_ns
     for path, major, minor in _DEFAULT:
         if path in own:
@@ -78,7 +77,7 @@ def devices(request: Request, plan: Plan) -> Iterator[Op]:
 
 
 def _device(device: dict[str, Any], where: str, is_bound: bool) -> Iterator[Op]:
-    path = normpath("/" + device["path"].lstrip("/"))
+    path = os.path.normpath("/" + device["path"].lstrip("/"))
     about = f"make device {path}"
     kind = _KINDS.get(device["type"])
     if kind is None:

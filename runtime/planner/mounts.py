@@ -9,9 +9,8 @@ to that descriptor (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133 were all a pa
 
 from __future__ import annotations
 
-from os.path import join, normpath
-
 from runtime import linux
+from runtime import system as os
 from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_NOFOLLOW, FLAG_RECURSIVE
 from runtime.plan import Op
@@ -51,14 +50,14 @@ class Mount:
         self.kind: str = entry.get("type") or ""
         self.source: str = entry.get("source") or ""
         #: a relative destination is taken from the root, as runc does; `..` is resolved by name, before any link
-        self.place = normpath("/" + entry["destination"].lstrip("/"))
+        self.place = os.path.normpath("/" + entry["destination"].lstrip("/"))
         self.options = options = Options(entry.get("options") or ())
         if self.kind in ("bind", "rbind") and not options.is_bind:
             options.is_bind = True
             options.is_recursive = self.kind == "rbind"
         if options.is_bind:
             self.kind = "bind"
-            self.source = join(bundle, self.source)
+            self.source = os.path.join(bundle, self.source)
         self.id_maps = self._id_maps(entry)
         if options.is_bind:
             self.about = f"bind {self.source} to {self.place}"

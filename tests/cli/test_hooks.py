@@ -47,6 +47,7 @@ def hooked(make, log):
     return hooked
 
 
+@pytest.mark.differs("its create runs the poststart hooks")
 def test_order(pyrunc, hooked, log):
     hooks = {kind: [shell(f"echo {kind}{n} >>{log}/order") for n in (1, 2)] for kind in KINDS}
     made, id_ = hooked(hooks, "/bin/sh", "-c", f"echo program >>{log}/order"), pyrunc.id()
@@ -68,6 +69,7 @@ def test_order(pyrunc, hooked, log):
     assert order()[-2:] == ["poststop1", "poststop2"]
 
 
+@pytest.mark.differs("its hooks are told created from the first to poststart")
 def test_state_on_stdin(pyrunc, hooked, log):
     made = hooked({kind: [shell(f"cat >{log}/{kind}")] for kind in KINDS}, "/bin/sh", "-c", "read x", edit=lambda c: c.update(annotations={"k": "v"}))
     id_ = pyrunc.id()
@@ -83,17 +85,11 @@ def test_state_on_stdin(pyrunc, hooked, log):
         state = json.loads((log / kind).read_text())
         assert (state["id"], state["bundle"], state["annotations"]) == (id_, str(made.path), {"k": "v"}), kind
         assert re.fullmatch(r"\d+\.\d+\.\d+(-\w+)?", state["ociVersion"])
-        expected = {"startContainer": ("created",), "poststart": ("running",), "poststop": ("stopped",)}
-        assert state["status"] in expected.get(kind, ("creating", "created")), (kind, state)
+        expected = {"startContainer": "created", "poststart": "running", "poststop": "stopped"}
+        assert state["status"] == expected.get(kind, "creating"), (kind, state)
         if kind != "poststop":
-            assert state["pid"] == pid, kind
-
-
-@pytest.mark.differs("its first hooks are told created")
-def test_status_while_creating(pyrunc, hooked, log):
-    made = hooked({kind: [shell(f"cat >{log}/{kind}")] for kind in BEFORE})
-    pyrunc("run", "-b", made, pyrunc.id())
-    assert {json.loads((log / kind).read_text())["status"] for kind in BEFORE} == {"creating"}
+            # runtime.md, state: as seen by the runtime, or by the container where the hook runs in there
+            assert state["pid"] == (pid if kind in OUTSIDE else 1), kind
 
 
 def test_namespaces(pyrunc, hooked, log):
@@ -133,22 +129,28 @@ def test_mounts_made_by_a_hook_are_the_containers(pyrunc, hooked, log):
     assert pyrunc("run", "-b", made, pyrunc.id()).out == "hello\n"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in OUTSIDE else pytest.mark.differs("its own descriptors are open"))
+        for kind in KINDS
+    ],
+)
 def test_environment_args_cwd_and_descriptors(pyrunc, hooked, log, kind):
-    script = f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= >{log}/env; echo $0 $1 >{log}/args; pwd >{log}/cwd; ls -l /proc/self/fd >{log}/fds"
+    script = f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^PATH= >{log}/env; echo $0 $1 >{log}/args; pwd >{log}/cwd; ls -l /proc/self/fd >{log}/fds"
     made = hooked({kind: [{"path": "/bin/sh", "args": ["sh", "-c", script, "zero", "one"], "env": ["A=1", "B=x y"]}]})
     pyrunc("run", "-b", made, pyrunc.id())
     assert sorted((log / "env").read_text().splitlines()) == ["A=1", "B=x y"]
     assert (log / "args").read_text() == "zero one\n"
     if kind in OUTSIDE:
         assert (log / "cwd").read_text().strip() == str(made.path)
-    links = {line.split()[-3]: line.split()[-1] for line in (log / "fds").read_text().splitlines() if "->" in line}
+    links = dict(re.findall(r" (\d+) -> (.*)", (log / "fds").read_text()))
     extra = {fd: link for fd, link in links.items() if int(fd) > 2 and not link.startswith("/proc/")}
     assert extra == {}
 
 
 def test_no_environment_is_given(pyrunc, hooked, log):
-    made = hooked({kind: [shell(f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= >{log}/{kind}; :", env=[])] for kind in KINDS})
+    made = hooked({kind: [shell(f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^PATH= >{log}/{kind}; :", env=[])] for kind in KINDS})
     pyrunc("run", "-b", made, pyrunc.id())
     assert {kind: (log / kind).read_text() for kind in KINDS} == dict.fromkeys(KINDS, "")
 
@@ -157,7 +159,9 @@ def test_signals_are_ordinary_in_a_hook(pyrunc, hooked, log):
     made = hooked({"createRuntime": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals")], "poststop": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals2")]})
     pyrunc("run", "-b", made, pyrunc.id())
     for name in ("signals", "signals2"):
-        assert {line.split()[1] for line in (log / name).read_text().splitlines()} == {"0000000000000000"}
+        for line in (log / name).read_text().splitlines():
+            # without 32 and 33, which belong to the C library: its posix_spawn ignores them
+            assert int(line.split()[1], 16) & ~(3 << 31) == 0, line
 
 
 # -- failures ------------------------------------------------------------------------------------------------------------
@@ -200,17 +204,26 @@ def test_failure_of_start_container(pyrunc, hooked, log, until):
     pyrunc("delete", "-f", id_)
 
 
-@pytest.mark.differs("it kills the container")
-def test_failure_of_poststart_is_a_warning(pyrunc, hooked, log):
-    """runtime.md: the remaining hooks and the lifecycle go on as if it had succeeded."""
-    made = hooked({"poststart": [shell("echo odd >&2; exit 5"), shell(f"touch {log}/second")]}, "/bin/sh", "-c", "echo ran")
-    log_file = log.parent / "log.json"
-    result = pyrunc("--log", log_file, "run", "-b", made, pyrunc.id())
-    assert result.out == "ran\n"
-    assert os.listdir(log) == ["second"]
-    assert "poststart" in log_file.read_text()
+def test_failure_of_poststart_ends_the_container(pyrunc, hooked, log):
+    """runtime.md: generate an error, stop the container, go on at the last step of the life cycle."""
+    hooks = {"poststart": [shell("echo odd >&2; exit 5"), shell(f"touch {log}/second")]}
+    made, id_ = hooked(hooks, "/bin/probe", "sleep", "1000"), pyrunc.id()
+    error = pyrunc.fails("run", "-b", made, id_)
+    assert "poststart" in error or "hook" in error
+    assert "odd" in error and "5" in error and os.listdir(log) == []
+    assert not pyrunc.exists(id_)
 
 
+@pytest.mark.differs("its create runs them")
+def test_failure_of_poststart_in_start(pyrunc, hooked, log):
+    made, id_ = hooked({"poststart": [shell("exit 5")]}, "/bin/probe", "sleep", "1000"), pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    pid = pyrunc.pid(id_)
+    assert "poststart" in pyrunc.fails("start", id_)
+    assert pyrunc.wait(pid) == 137 and pyrunc.state(id_)["status"] == "stopped"
+
+
+@pytest.mark.differs("the first failure ends the rest")
 def test_failure_of_poststop_is_a_warning(pyrunc, hooked, log):
     made = hooked({"poststop": [shell("exit 5"), shell(f"touch {log}/second")]})
     id_ = pyrunc.id()
@@ -241,7 +254,7 @@ def test_program_of_a_hook_is_missing(refused, kind):
 
 
 def test_hook_killed_by_a_signal(refused):
-    refused(lambda c: c.update(hooks={"createRuntime": [shell("kill -9 $$")]}), "kill")
+    refused(lambda c: c.update(hooks={"createRuntime": [shell("kill -9 $$")]}), "signal")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +313,7 @@ def test_a_hook_that_kills_the_container(pyrunc, hooked, gone):
     gone(pyrunc, id_, made)
 
 
+@pytest.mark.differs("it answers created")
 def test_a_hook_that_asks_for_the_state(pyrunc, hooked, log):
     """As cri-o's and others' hooks do: the container is there, and nobody waits for a lock."""
     id_ = pyrunc.id()

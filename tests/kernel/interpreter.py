@@ -100,6 +100,9 @@ class Interpreter:
                 3 + preserve,
                 (null if stdin is None else stdin, self._out, self._out),
             )
+        except OSError:
+            os.close(self._out)
+            raise
         finally:
             os.close(null)
 

@@ -1,12 +1,10 @@
-"""Real cgroups on a host with cgroup v1 (and the unified hierarchy beside it): values against runc's, joins, kills, ends."""
+"""Real cgroups on a host with cgroup v1: making, limits that hold, joining, freezing, killing, and the end of each."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cgroup_life import DENY, config, eventually, factory, run_in, sleep, status
 
 from runtime import cgroups
 from runtime.cgroups import fs, walk
@@ -31,163 +30,10 @@ def path(leaks: Any) -> Iterator[str]:
     yield f"/pyrunc-test/t{os.getpid()}-cg{next(_numbers)}"
 
 
-def config(path: str, **resources: Any) -> dict[str, Any]:
-    return {"linux": {"cgroupsPath": path, "resources": resources}}
-
-
 @pytest.fixture
 def make(path: str) -> Iterator[Callable[..., fs.Cgroup]]:
-    """Make a cgroup from resources; it is destroyed at the end."""
-    made = []
-
-    def make(below: str = "", **resources: Any) -> fs.Cgroup:
-        conf = config(path + below, **resources)
-        cgroup = cgroups.choose(conf, "x", Host())
-        assert isinstance(cgroup, fs.Cgroup)
-        made.append(cgroup)
-        for step in cgroup.steps(conf):
-            cgroup.run(step)
-        return cgroup
-
-    yield make
-    for cgroup in reversed(made):
-        cgroup.destroy()
-        for parent in reversed(cgroup.created_parents):
-            if not parent.endswith("/pyrunc-test"):
-                os.rmdir(parent)
-
-
-def run_in(cgroup: fs.Cgroup, work: Callable[[], object]) -> int:
-    """The pid of a child that has joined by itself and does `work`; its exit status is 0, or the errno that came of it."""
-    ready, told = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 99
-        try:
-            for _, file, value in cgroup.self_join_steps():
-                fs.write(file, value)
-            os.write(told, b"x")
-            work()
-            status = 0
-        except OSError as error:
-            status = error.errno or 98
-        finally:
-            os._exit(status)
-    os.close(told)
-    os.read(ready, 1)
-    os.close(ready)
-    return pid
-
-
-def sleep() -> None:
-    time.sleep(60)
-
-
-def status(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def eventually(true: Callable[[], bool], seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-# -- the same values as runc -----------------------------------------------------------------------------------------------
-
-_VOLATILE = (
-    "usage", "stat", "procs", "tasks", "failcnt", "pressure", "pids.current", "pids.peak", "pids.events", "io_service",
-    "memory_pressure", "numa_stat", "slabinfo", "effective", "blkio.throttle.io",
-)  # fmt: skip
-
-
-def values(path: str) -> dict[str, Any]:
-    """Every setting below every v1 hierarchy, as it can be read back."""
-    out: dict[str, Any] = {}
-    for folder in sorted(TOP.glob(f"*{path}")):
-        out[folder.relative_to(TOP).parts[0]] = "there"
-        if folder.is_relative_to(TOP / "unified"):
-            continue  # no controllers, no settings
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and not any(word in file.name for word in _VOLATILE) and os.stat(file).st_mode & 0o400:
-                try:
-                    text = file.read_text()
-                except OSError:
-                    continue
-                key = f"{folder.relative_to(TOP).parts[0]}/{file.name}"
-                out[key] = set(text.splitlines()) if file.name == "devices.list" else text
-    assert len(out) > 30
-    return out
-
-
-DENY = {"allow": False, "access": "rwm"}
-DOCKER = {
-    "memory": {"limit": 1 << 26, "swap": 1 << 27, "reservation": 1 << 25, "disableOOMKiller": False},
-    "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0", "mems": "0"},
-    "pids": {"limit": 100},
-    "blockIO": {"weight": 500},
-    "devices": [
-        DENY,
-        {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "rwm"},
-        {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"},
-        {"allow": True, "type": "b", "major": 7, "access": "r"},
-    ],
-}
-LIKE_RUNC: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "docker": DOCKER,
-    "privileged": {"devices": [DENY, {"allow": True, "access": "rwm"}]},
-    "no memory limit": {"memory": {"limit": -1}, "pids": {"limit": -1}},
-    "unlimited swap": {"memory": {"limit": 1 << 26, "swap": -1, "swappiness": 10}},
-    "no oom killer": {"memory": {"limit": 1 << 26, "disableOOMKiller": True}},
-    "idle": {"cpu": {"shares": 2, "mems": "0"}},
-    "deny some": {
-        "devices": [
-            {"allow": True, "access": "rwm"},
-            {"allow": False, "type": "c", "major": 1, "minor": 11, "access": "rwm"},
-        ]
-    },
-    "throttled": {
-        "blockIO": {
-            "throttleReadBpsDevice": [{"major": 254, "minor": 0, "rate": 1048576}],
-            "throttleWriteIOPSDevice": [{"major": 254, "minor": 0, "rate": 100}],
-        }
-    },
-}
-
-
-@pytest.mark.parametrize("name", LIKE_RUNC)
-def test_every_file_has_the_value_that_runc_gives_it(
-    name: str, path: str, make: Callable[..., fs.Cgroup], bundle: Callable[..., Any], scratch: Path
-) -> None:
-    runc = shutil.which("runc")
-    assert runc, "Debian's package runc is a test dependency"
-    made = bundle("/bin/true")
-    made.config["linux"] |= config(path, **LIKE_RUNC[name])["linux"]
-    made.config["process"]["terminal"] = False
-    made.write()
-    base = [runc, "--root", str(scratch / "runc")]
-    id_ = path.rpartition("/")[2]
-    null = subprocess.DEVNULL
-    subprocess.run([*base, "create", "--bundle", str(made.path), id_], check=True, stdin=null, stdout=null)
-    try:
-        theirs = values(path)
-    finally:
-        subprocess.run([*base, "delete", "--force", id_], check=True)
-    cgroup = make(**LIKE_RUNC[name])
-    pid = run_in(cgroup, sleep)
-    try:
-        ours = values(path)
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    # runc 1.1 had tun among its own; 1.2.0 to 1.2.3 had not
-    for found in (ours, theirs):
-        found["devices/devices.list"] -= {"c 10:200 rwm"}
-    assert ours == theirs
+    with factory(path) as make:
+        yield make
 
 
 # -- making ----------------------------------------------------------------------------------------------------------------
@@ -453,90 +299,3 @@ def test_from_the_state_file(make: Callable[..., fs.Cgroup]) -> None:
     assert again.memory_limit() == 1 << 26 and again.exists() and again.is_empty()
     again.destroy()
     assert not cgroup.exists()
-
-
-# -- the unified hierarchy beside v1, driven as cgroup v2: no controllers there, but all the rest --------------------------
-
-
-@pytest.fixture
-def unified(path: str) -> Iterator[fs.Cgroup]:
-    host = Host()
-    point = host.cgroup_unified
-    if not point:
-        pytest.skip("missing feature: cgroup-v2")
-    v2 = Host.from_facts(
-        {
-            "cgroup_mode": "v2",
-            "cgroup_mounts": {},
-            "cgroup_unified": point,
-            "own_cgroups": {"": "/"},
-            "is_rootless": False,
-            "euid": 0,
-            "cgroup_controllers": "",
-        }
-    )
-    conf = config(path, devices=[DENY], unified={"cgroup.max.depth": "5"})
-    cgroup = cgroups.choose(conf, "x", v2)
-    assert isinstance(cgroup, fs.Cgroup)
-    for step in cgroup.steps(conf):
-        cgroup.run(step)
-    yield cgroup
-    cgroup.destroy()
-
-
-def run_unified(cgroup: fs.Cgroup, work: Callable[[], object]) -> int:
-    ready, told = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            fs.write(f"{cgroup.clone_into()}/cgroup.procs", "0")
-            os.write(told, b"x")
-            work()
-            code = 0
-        except OSError as error:
-            code = error.errno or 98
-        finally:
-            os._exit(code)
-    os.close(told)
-    os.read(ready, 1)
-    os.close(ready)
-    return pid
-
-
-def test_v2_life(unified: fs.Cgroup) -> None:
-    assert Path(unified.paths[""], "cgroup.max.depth").read_text() == "5\n"
-    pid = run_unified(unified, sleep)
-    assert unified.pids() == [pid]
-    unified.freeze()
-    assert unified.is_frozen()
-    assert "frozen 1" in Path(unified.paths[""], "cgroup.events").read_text()
-    unified.kill(9)  # also while it is frozen
-    assert status(pid) == -9
-    unified.thaw()
-    assert not unified.is_frozen()
-    for deep in ("a", "a/b"):
-        os.mkdir(f"{unified.paths['']}/{deep}")
-    other = run_unified(unified, sleep)
-    fs.write(f"{unified.paths['']}/a/b/cgroup.procs", str(other))
-    assert unified.pids() == [other]
-    unified.destroy()
-    assert status(other) == -9 and not unified.exists()
-
-
-def test_v2_devices(unified: fs.Cgroup) -> None:
-    def work(name: str) -> Callable[[], object]:
-        return lambda: os.close(os.open(name, os.O_RDWR))
-
-    assert status(run_unified(unified, work("/dev/null"))) == 0
-    assert status(run_unified(unified, work("/dev/kmsg"))) == 1  # EPERM
-    assert status(run_unified(unified, work("/dev/zero"))) == 0
-
-
-def test_v2_without_the_file_of_a_limit(unified: fs.Cgroup) -> None:
-    file = f"{unified.paths['']}/memory.max"
-    with pytest.raises(Unsupported, match="has no memory.max"):
-        unified.run(("write", file, "1"))
-    unified.run(("write?missing", file, "1"))
-    with pytest.raises(Unsupported, match="has neither io.bfq.weight nor io.weight"):
-        unified.run(("write-either", f"{unified.paths['']}/io.bfq.weight|io.weight", "1|2"))

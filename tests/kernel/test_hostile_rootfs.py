@@ -100,9 +100,7 @@ def test_nothing_outside_is_touched(
     os.close(leak)
 
 
-def test_a_dangling_link_is_filled_inside(
-    start: Callable[..., Interpreter], place: Place, refused: list[Op]
-) -> None:
+def test_a_dangling_link_is_filled_inside(start: Callable[..., Interpreter], place: Place, refused: list[Op]) -> None:
     """What runc's MkdirAll and securejoin do with one, too."""
     dig(place, "dangling")
     (place.rootfs / "short").symlink_to("new/file")
@@ -158,9 +156,7 @@ def exchange(place: Place, seconds: float) -> int:
 
 
 @pytest.mark.parametrize("kind", ["mkdirs", "mountpoint", "mountpoint of a file", "mknod", "mask", "symlink"])
-def test_exchange_race(
-    start: Callable[..., Interpreter], place: Place, kind: str, refused: list[Op]
-) -> None:
+def test_exchange_race(start: Callable[..., Interpreter], place: Place, kind: str, refused: list[Op]) -> None:
     """CVE-2021-30465, CVE-2024-45310: the name changes between one look and the next."""
     (place.rootfs / "swapped/deep").mkdir(parents=True)
     (place.rootfs / "link").symlink_to(place.outside)

@@ -99,9 +99,7 @@ def test_a_short_write_is_an_error(interpret: Interpret, scratch: Path) -> None:
     assert (done.failed, done.error) == ("write", errno.EIO)
 
 
-def test_write_through_nothing(
-    interpret: Interpret, scratch: Path, here: dict[str, int], refused: list[Op]
-) -> None:
+def test_write_through_nothing(interpret: Interpret, scratch: Path, here: dict[str, int], refused: list[Op]) -> None:
     """CVE-2019-19921, CVE-2025-52881: no link out, no magic link, no mount in the way to what is written."""
     (scratch / "aim").write_text("old")
     (scratch / "link").symlink_to(scratch / "aim")
@@ -190,9 +188,7 @@ NULL = linux.makedev(1, 3)
 
 
 def node(path: str, **more: Any) -> Op:
-    return Op(
-        "mknod", path, r1="here", **{"a": linux.S_IFCHR | 0o622, "b": NULL, "c": 1000 | 2000 << 32, **more}
-    )
+    return Op("mknod", path, r1="here", **{"a": linux.S_IFCHR | 0o622, "b": NULL, "c": 1000 | 2000 << 32, **more})
 
 
 def test_mknod(interpret: Interpret, scratch: Path, here: dict[str, int]) -> None:

@@ -263,7 +263,9 @@ def test_home_of_a_hostile_image(interpret: Interpret, place: Place, trap: str, 
 
 
 def candidates(name: str, *paths: Path | str, **more: object) -> Op:
-    return Op(name, "\0".join(map(str, paths)), *(("x", "") if name == "exec" else ()), a=len(paths), b=int(name == "exec"))
+    return Op(
+        name, "\0".join(map(str, paths)), *(("x", "") if name == "exec" else ()), a=len(paths), b=int(name == "exec")
+    )
 
 
 @pytest.mark.parametrize("name", ["find-exec", "exec"])

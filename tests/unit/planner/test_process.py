@@ -94,7 +94,7 @@ def test_proc_shows_only_processes_unless_parameters_are_to_be_set() -> None:
     assert "fsconfig fs subset=pid" not in lines(make_plan(linux={"sysctl": {"net.x": "1"}}))
 
 
-@pytest.mark.parametrize("key", ["net..core", "net.ipv4.", ".x", "/net/x", "net/../kernel/core_pattern", "net./x"])
+@pytest.mark.parametrize("key", ["net..core", "net.ipv4.", ".x", "/net/x", "net/../kernel/core_pattern"])
 def test_no_kernel_parameters(key: str) -> None:
     with pytest.raises(ConfigError, match="names no kernel parameter"):
         make_plan(linux={"sysctl": {key: "1"}})

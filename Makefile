@@ -116,7 +116,7 @@ install: build ## install to $(DESTDIR)$(PREFIX): bin/pyrunc, lib/pyrunc
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/pyrunc"
 
 wheel: build ## dist/pyrunc-*.whl, with the compiled extension
-	@rm -rf $(BUILD)/wheel; mkdir -p $(HERE)/dist
+	@rm -rf $(BUILD)/wheel $(HERE)/dist/*.whl; mkdir -p $(HERE)/dist
 	@cd $(HERE) && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w dist .
 	@ls $(HERE)/dist/*.whl
 
@@ -149,7 +149,7 @@ test: ## everything: check, check-root, conformance, one after the other
 check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(call need,$(DEPS_TEST))
 	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml
-	@cd $(HERE) && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/ruff check -q .
+	@cd $(HERE) && $(VENV)/bin/ruff format --check -q --output-format concise . && $(VENV)/bin/ruff check -q --output-format concise .
 	@cd $(HERE) && clang-format --dry-run -Werror $$(git ls-files -co --exclude-standard '*.c' '*.h')
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house

@@ -88,9 +88,9 @@ def exec_(ctx: Context, id_: str, process: dict[str, Any], options: Any) -> int:
 
 def plan(ctx: Context, id_: str, bundle_path: str, options: Any) -> Plan:
     """The plan that `create` would carry out, nothing of it done."""
-    from runtime import creation
+    from runtime import making
 
-    return creation.Making(ctx, id_, bundle_path, options, waits=True, detached=True).plan
+    return making.Making(ctx, id_, bundle_path, options, waits=True, detached=True).plan
 
 
 # -- finding one -------------------------------------------------------------------------------------------------------

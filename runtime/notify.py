@@ -15,8 +15,6 @@ from runtime.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
-
     from runtime.store import Entry
 
 #: how long the manager may take to answer the barrier

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from runtime import linux
 from runtime.errors import Error
-from runtime.ops import FLAG_RECURSIVE, FLAGS, OPS
+from runtime.ops import FLAGS, OPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,6 +263,33 @@ class PlanError(Error):
     """A plan breaks an invariant: a mistake of ours, found before anything was done."""
 
 
+class _Credentials:
+    """The order in which privileges are given up. Becoming root of a user namespace is a round of its own, which the bounding
+    set of the second one ends."""
+
+    def __init__(self) -> None:
+        self.rank = 0
+        self.is_bounded = False
+        self.are_dropped = False
+
+    def take(self, name: str, index: int) -> None:
+        place = _CREDENTIALS.index(name)
+        if name == "bounding" and not self.is_bounded and not self.are_dropped:
+            self.is_bounded, self.rank = True, 0
+        if place < self.rank:
+            raise PlanError(f"plan: {name} after {_CREDENTIALS[self.rank]} [init {index}]")
+        self.rank = place
+        if name == "capset":
+            self.are_dropped = True
+
+
+def _check_end(ops: list[Op]) -> None:
+    if not ops or ops[-1].name != "exec":
+        raise PlanError("plan: exec is not the last op")
+    if not any(op.name == "close-range" for op in ops):
+        raise PlanError("plan: descriptors are not closed before exec")
+
+
 def check(plan: Plan) -> None:
     """Raise PlanError unless the plan keeps what the design promises; called before every launch.
 
@@ -270,12 +297,10 @@ def check(plan: Plan) -> None:
     privileges given up, nothing of the host reachable after the root has changed.
     """
     ops = plan.ops
-    if not ops or ops[-1].name != "exec":
-        raise PlanError("plan: exec is not the last op")
-    have = set(plan.inherited)
-    have.add("")
-    pivoted = closed = seccomped = bounded = dropped = locked = mounted = False
-    rank = 0
+    _check_end(ops)
+    have = {"", *plan.inherited}
+    pivoted = closed = seccomped = locked = mounted = False
+    credentials = _Credentials()
     for index, op in enumerate(ops):
         name = op.name
         uses = _USES.get(name)
@@ -307,22 +332,14 @@ def check(plan: Plan) -> None:
             # CVE-2024-21626: with a descriptor of the host still open, /proc/self/fd/N is a way out of the root
             raise PlanError(f"plan: chdir before close-range [init {index}]")
         elif name in _CREDENTIALS:
-            # becoming root of a user namespace is a round of its own, which the bounding set of the second one ends
-            place = _CREDENTIALS.index(name)
-            if name == "bounding" and not bounded and not dropped:
-                bounded, rank = True, 0
-            if place < rank:
-                raise PlanError(f"plan: {name} after {_CREDENTIALS[rank]} [init {index}]")
-            rank = place
-            if name == "capset":
-                dropped = True
+            credentials.take(name, index)
         elif name == "prctl" and op.a == linux.PR_SET_NO_NEW_PRIVS:
             locked = True
         elif name == "seccomp":
             seccomped = True
             if locked and not op.r0 and index != len(ops) - 2:
                 raise PlanError(f"plan: something runs under the seccomp filter before exec [init {index}]")
-            if not locked and dropped:
+            if not locked and credentials.are_dropped:
                 raise PlanError(f"plan: the seccomp filter comes after the privilege to load it [init {index}]")
         elif name == "move-mount" or (name == "setns" and op.a & linux.CLONE_NEWNS):
             mounted = True
@@ -331,5 +348,3 @@ def check(plan: Plan) -> None:
             raise PlanError(f"plan: write to {show(op.s0)} and not below a register [init {index}]")
         if seccomped and name in ("mask", "readonly", "move-mount", "unshare", "setns"):
             raise PlanError(f"plan: {name} after the seccomp filter is loaded [init {index}]")
-    if not closed:
-        raise PlanError("plan: descriptors are not closed before exec")

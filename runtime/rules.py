@@ -9,7 +9,6 @@ Pure and hot: a rule sees the document, which has passed its schema, and neither
 
 from __future__ import annotations
 
-from runtime import system as os
 from runtime.errors import RuleError
 
 TYPE_CHECKING = False

@@ -5,6 +5,7 @@ path protocols, walkers) that a command never uses. Hot modules say `from runtim
 as in `os` does the same, which tests/unit/test_system.py proves. Strings are UTF-8 with surrogate escapes, as on any Linux.
 """
 
+# ruff: noqa: F403, F405
 from __future__ import annotations
 
 TYPE_CHECKING = False

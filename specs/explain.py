@@ -17,6 +17,7 @@ import jsonschema
 import referencing
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
+from referencing.jsonschema import DRAFT202012
 
 from specs.schemas import Node, Schemas
 
@@ -151,13 +152,17 @@ class Validator:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.schemas = Schemas()
+        # without $schema: at a document that names its dialect jsonschema would go on with its own class, not with ours
+        files = {name: {**schema} for name, schema in self.schemas.files.items()}
+        for schema in files.values():
+            del schema["$schema"]
         registry: referencing.Registry[Any] = referencing.Registry().with_resources(
-            (name, referencing.Resource.from_contents(schema)) for name, schema in self.schemas.files.items()
+            (name, DRAFT202012.create_resource(schema)) for name, schema in files.items()
         )
         base = jsonschema.Draft202012Validator
         checker = base.TYPE_CHECKER.redefine("integer", _is_integer)
         cls: Any = extend(base, {"required": _required, "propertyNames": _property_names}, type_checker=checker)  # type: ignore[no-untyped-call]
-        self.validator = cls(self.schemas.files[f"{kind}.schema.json"], registry=registry)
+        self.validator = cls(files[f"{kind}.schema.json"], registry=registry)
 
     def is_valid(self, document: Any) -> bool:
         return bool(self.validator.is_valid(document))

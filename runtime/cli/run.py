@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime import creation, lifecycle
+from runtime import lifecycle, making
 from runtime.cli import context
 
 TYPE_CHECKING = False
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 def run(args: Args) -> int:
     # before any work: what is opened from here on could take the place of a descriptor that is missing
-    creation.check_preserved(args.preserve_fds + creation.listen_fds())
+    making.check_preserved(args.preserve_fds + making.listen_fds())
     return lifecycle.run(context(args), args.id, args.bundle, args)

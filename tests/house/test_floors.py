@@ -8,7 +8,7 @@ import tree
 FLOORS: dict[int, tuple[str, ...]] = {
     5: ("__main__",),
     4: ("cli", "api"),
-    3: ("lifecycle", "creation", "joining", "removal", "checkpoint", "events"),
+    3: ("lifecycle", "making", "creation", "joining", "removal", "checkpoint", "events"),
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps"),
     1: ("planner", "rules", "rules_linux", "status", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings
 FAMILIES = (
-    {"lifecycle", "creation", "joining", "removal"},
+    {"lifecycle", "making", "creation", "joining", "removal"},
     {"seccomp", "libseccomp", "seccomp_profile", "seccomp_bpf"},
     {"rules", "rules_linux"},
     set(FLOORS[0]),

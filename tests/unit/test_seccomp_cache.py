@@ -209,7 +209,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     for write in (full, lambda fd, data: len(data) - 1):
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", write)
+            patch.setattr(seccomp.os, "write", write)
             assert prepare(SMALL, tmp_path / "c") == good
         assert not list((tmp_path / "c").iterdir())
 

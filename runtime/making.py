@@ -1,0 +1,110 @@
+"""Config in, plan out: a container to be, before anything has been done. Everything in here reads, and changes nothing."""
+
+from __future__ import annotations
+
+from runtime import bundle, cgroups, lifecycle, planner, seccomp, store
+from runtime import system as os
+from runtime.errors import ConfigError
+from runtime.host import Host
+from runtime.plan import check
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.plan import Plan, Step
+
+
+class Making:
+    """A container to be: its bundle, cgroup and plan, before anything has been done."""
+
+    def __init__(
+        self, ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, waits: bool, detached: bool
+    ) -> None:
+        store.check_id(id_)
+        self.ctx = ctx
+        self.id = id_
+        self.options = options
+        self.bundle = bundle.load(bundle_path or ".", getattr(options, "config", None) or "config.json")
+        self.config: dict[str, Any] = self.bundle.config
+        self.host = Host()
+        self.waits = waits
+        self.process: dict[str, Any] = self.config["process"]
+        self.linux: dict[str, Any] = self.config.get("linux") or {}
+        check_terminal(self.process, options, detached)
+        self.cgroup = cgroups.choose(self.config, id_, self.host, ctx.systemd_cgroup, ctx.cgroup_manager)
+        self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir)
+        self.plan = self._plan()
+
+    def _plan(self) -> Plan:
+        options = self.options
+        request = planner.Request()
+        request.id = self.id
+        request.bundle = self.bundle.path
+        request.config = self.config
+        request.process = self.process
+        request.host = self.host
+        request.rootfs = os.path.join(self.bundle.path, self.config["root"]["path"])
+        early, late = [], []
+        for step in self.cgroup.steps(self.config):
+            (late if cgroups.is_late(step) else early).append(step)
+        request.cgroup_steps = [(step, "") for step in early]
+        request.join_steps = self.cgroup.join_steps()
+        request.self_join_steps = self.cgroup.self_join_steps()
+        request.clone_into = self.cgroup.clone_into()
+        request.cgroup_paths = self.cgroup.paths
+        request.seccomp = self.filter
+        request.listen_fds = listen_fds()
+        request.preserve = (getattr(options, "preserve_fds", 0) or 0) + request.listen_fds
+        request.no_pivot = bool(getattr(options, "no_pivot", False))
+        request.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
+        request.wait_for_start = self.waits
+        request.notify_dir = f"{self.ctx.root}/{self.id}/notify" if os.environ.get("NOTIFY_SOCKET") else ""
+        plan = planner.create(request)
+        own: list[tuple[Step, str]] = [
+            (("mkdir", "$STATE", "0700"), "remove"),
+            (("write", "$STATE/config.json", f"{len(self.bundle.raw)} bytes"), ""),
+        ]
+        if request.notify_dir:
+            own.append((("mkdir", "$STATE/notify", "0755"), ""))
+        if self.waits:
+            own += [(("mkfifo", "$STATE/exec.fifo", "0600"), ""), (("mkfifo", "$STATE/exec.status", "0600"), "")]
+        plan.host[:0] = own
+        # limits that would stop init itself from forking come when it has done so for the last time
+        plan.sections["ready"] += [*late, ("save", "$STATE/state.json", "")]
+        plan.warnings.extend(self.cgroup.warnings)
+        if self.filter is not None:
+            plan.warnings.extend(self.filter.warnings)
+        check(plan)
+        check_preserved(plan.preserve)
+        return plan
+
+
+def listen_fds() -> int:
+    """How many descriptors a service manager handed over with LISTEN_FDS, sd_listen_fds(3)."""
+    text = os.environ.get("LISTEN_FDS", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def check_preserved(count: int) -> None:
+    """Raise ConfigError unless the descriptors from 3 on that shall be preserved are there, and the caller's."""
+    for fd in range(3, 3 + count):
+        # ours are all close-on-exec, which nothing that came through an exec is: one of ours would lead into the host
+        try:
+            is_theirs = os.get_inheritable(fd)
+        except OSError:
+            is_theirs = False
+        if not is_theirs:
+            raise ConfigError("", f"descriptor {fd} is not open", source="--preserve-fds") from None
+
+
+def check_terminal(process: dict[str, Any], options: Any, detached: bool) -> None:
+    """Raise ConfigError where a terminal is wanted and nobody would hold it, or the other way round (runc's words)."""
+    socket = getattr(options, "console_socket", None)
+    if process.get("terminal"):
+        if detached and not socket:
+            raise ConfigError(
+                "/process/terminal", "cannot allocate tty if runc will detach without setting console socket"
+            )
+    elif socket:
+        raise ConfigError("/process/terminal", "cannot use console socket if runc will not detach or allocate tty")

@@ -1,0 +1,281 @@
+"""linux.resources and linux.cgroupsPath on cgroup v1: what is written, and that it has its effect."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.requires("cgroup-v1")
+
+
+def resources(**values):
+    return lambda config: config["linux"].update(resources=values)
+
+
+def read(box, controller, file):
+    return (box.cgroup(controller) / file).read_text().strip()
+
+
+# -- the cgroup itself ---------------------------------------------------------------------------------------------------
+
+
+def test_a_process_is_in_its_cgroup_in_every_hierarchy(pyrunc, running):
+    box = running()
+    path = box.bundle.config["linux"]["cgroupsPath"]
+    for line in Path(f"/proc/{box.pid}/cgroup").read_text().splitlines():
+        assert line.endswith(path), line  # relative to the caller's own cgroup where it is in one
+    assert os.path.isdir(f"/sys/fs/cgroup/pids{path}")
+
+
+def test_the_first_process_is_never_seen_outside(pyrunc, make):
+    """No moment at which the container could have left something in the caller's cgroup."""
+    made, id_ = make(None, "/bin/probe", "sleep", "1000"), pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    assert made.config["linux"]["cgroupsPath"] in Path(f"/proc/{pyrunc.pid(id_)}/cgroup").read_text()
+
+
+@pytest.mark.parametrize("path", ["pyrunc-test/relative", None])
+def test_relative_and_default_path(pyrunc, make, path):
+    def edit(config):
+        config["linux"].pop("cgroupsPath")
+        if path:
+            config["linux"]["cgroupsPath"] = f"{path}-{pyrunc.prefix}"
+
+    made, id_ = make(edit, "/bin/probe", "sleep", "1000"), pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    cgroup = Path(f"/proc/{pyrunc.pid(id_)}/cgroup").read_text()
+    assert f"{path}-{pyrunc.prefix}" in cgroup if path else id_ in cgroup
+    pyrunc("delete", "-f", id_)
+    name = f"{path}-{pyrunc.prefix}" if path else id_
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/{name}"))
+
+
+@pytest.mark.parametrize("path", ["/../../pyrunc-test/{}", "../../../pyrunc-test/{}", "/pyrunc-test/x/../{}"])
+def test_path_with_dots_stays_below_the_root(pyrunc, make, path):
+    name = f"{pyrunc.prefix}-dots"
+    made, id_ = make(lambda c: c["linux"].update(cgroupsPath=path.format(name)), "/bin/true"), pyrunc.id()
+    pyrunc("run", "-b", made, id_, status=None)
+    assert not os.path.exists(f"/pyrunc-test/{name}") and not os.path.exists(f"/sys/fs/pyrunc-test/{name}")
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/pyrunc-test/{name}"))
+
+
+@pytest.mark.differs("it warns, and puts both in one")
+def test_a_cgroup_in_use_is_refused(pyrunc, running, make):
+    """Limits and kills would be for both."""
+    box = running()
+    made = make(lambda c: c["linux"].update(cgroupsPath=box.bundle.config["linux"]["cgroupsPath"]))
+    error = pyrunc.fails("create", "-b", made, pyrunc.id("second"))
+    assert "cgroup" in error and "not empty" in error
+    assert box.exec("/bin/true").status == 0 and read(box, "pids", "cgroup.procs").split() == [str(box.pid)]
+
+
+def test_an_empty_cgroup_that_is_there_is_taken(pyrunc, make):
+    made, id_ = make(resources(pids={"limit": 50}), "/bin/true"), pyrunc.id()
+    path = Path("/sys/fs/cgroup/pids" + made.config["linux"]["cgroupsPath"])
+    path.mkdir(parents=True)
+    pyrunc("run", "-b", made, id_)
+    if path.exists():  # whoever made it removes it, or the runtime does
+        path.rmdir()
+
+
+def test_cgroups_made_inside_are_removed(pyrunc, running, gone):
+    def edit(config):
+        config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]})
+
+    box = running(edit, "/bin/sh", "-c", "mkdir -p /sys/fs/cgroup/pids/a/b && echo 0 >/sys/fs/cgroup/pids/a/b/cgroup.procs && exec sleep 1000")
+    pyrunc("delete", "--force", box.id)
+    gone(pyrunc, box.id, box.bundle)
+
+
+# -- memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_memory(pyrunc, running):
+    box = running(resources(memory={"limit": 64 << 20, "reservation": 32 << 20}))
+    assert read(box, "memory", "memory.limit_in_bytes") == str(64 << 20)
+    assert read(box, "memory", "memory.soft_limit_in_bytes") == str(32 << 20)
+
+
+def test_memory_is_limited_and_told(pyrunc, make):
+    made, id_ = make(resources(memory={"limit": 16 << 20}), "/bin/probe", "eat", str(64 << 20)), pyrunc.id()
+    pyrunc("run", "-b", made, id_, status=137)
+
+
+def test_memory_within_the_limit(each):
+    (found,) = each(resources(memory={"limit": 64 << 20}), f"eat {16 << 20}")
+    assert found["errno"] is None
+
+
+def test_unlimited_memory(pyrunc, running):
+    box = running(resources(memory={"limit": -1}))
+    assert int(read(box, "memory", "memory.limit_in_bytes")) > 1 << 60
+
+
+@pytest.mark.requires("memory-swap-v1")
+def test_memory_and_swap(pyrunc, running):
+    box = running(resources(memory={"limit": 64 << 20, "swap": 96 << 20, "swappiness": 10}))
+    assert read(box, "memory", "memory.memsw.limit_in_bytes") == str(96 << 20)
+    assert read(box, "memory", "memory.swappiness") == "10"
+
+
+@pytest.mark.differs("its init needs some four MiB itself")
+def test_a_tiny_limit_of_memory_suffices(pyrunc, make):
+    """No interpreter and no runtime's heap is charged to the container."""
+    made, id_ = make(resources(memory={"limit": 512 << 10}), "/bin/true"), pyrunc.id()
+    pyrunc("run", "-b", made, id_)
+    pyrunc("create", "-b", made, id_)
+    pid = pyrunc.pid(id_)
+    pyrunc("start", id_)
+    assert pyrunc.wait(pid) == 0
+
+
+@pytest.mark.differs("it says: can't get final child's PID from pipe: EOF")
+def test_a_limit_that_init_itself_cannot_live_with(pyrunc, make, gone):
+    made, id_ = make(resources(memory={"limit": 4096}), "/bin/true"), pyrunc.id()
+    error = pyrunc.fails("create", "-b", made, id_)
+    assert "memory" in error and ("limit" in error or "out of memory" in error.lower())
+    gone(pyrunc, id_, made)
+
+
+# -- cpu, cpuset, pids -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requires("cpu-bandwidth-v1")
+def test_cpu(pyrunc, running):
+    box = running(resources(cpu={"shares": 512, "quota": 25000, "period": 50000}))
+    assert read(box, "cpu", "cpu.shares") == "512"
+    assert read(box, "cpu", "cpu.cfs_quota_us") == "25000"
+    assert read(box, "cpu", "cpu.cfs_period_us") == "50000"
+
+
+@pytest.mark.requires("cpu-bandwidth-v1")
+@pytest.mark.differs("it knows no burst")
+def test_cpu_burst(pyrunc, running):
+    box = running(resources(cpu={"quota": 25000, "period": 50000, "burst": 10000}))
+    assert read(box, "cpu", "cpu.cfs_burst_us") == "10000"
+
+
+def test_cpu_out_of_range(refused):
+    refused(resources(cpu={"quota": 100, "period": 50000}), "cpu.cfs_quota_us", "invalid argument")
+
+
+def test_cpuset(pyrunc, report, running):
+    first = min(os.sched_getaffinity(0))
+    box = running(resources(cpu={"cpus": str(first), "mems": "0"}))
+    assert read(box, "cpuset", "cpuset.cpus") == str(first)
+    assert box.report()["affinity"] == [first]
+    assert report(resources(cpu={"cpus": str(first)}))["affinity"] == [first]
+
+
+def test_cpuset_that_is_not_there(refused):
+    refused(resources(cpu={"cpus": "4000"}), "cpuset.cpus")
+
+
+def test_pids(pyrunc, make):
+    made = make(resources(pids={"limit": 10}), "/bin/probe", "fork-bomb-lite", "50")
+    assert pyrunc("run", "-b", made, pyrunc.id()).json() == {"forked": 9, "errno": "EAGAIN"}
+
+
+def test_a_pids_limit_of_one_is_enough_to_start(pyrunc, make):
+    made, id_ = make(resources(pids={"limit": 1}), "/bin/true"), pyrunc.id()
+    pyrunc("run", "-b", made, id_)
+
+
+def test_unlimited_pids(pyrunc, running):
+    assert read(running(resources(pids={"limit": -1})), "pids", "pids.max") == "max"
+
+
+# -- blkio -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requires("blkio-throttle-v1")
+def test_block_io_throttle(pyrunc, running):
+    number = os.stat("/work").st_dev
+    major, minor = os.major(number), os.minor(number) & ~15 if os.major(number) != 254 else os.minor(number)
+    rate = [{"major": major, "minor": minor, "rate": 1 << 20}]
+    box = running(
+        resources(
+            blockIO={
+                "throttleReadBpsDevice": rate,
+                "throttleWriteBpsDevice": rate,
+                "throttleReadIOPSDevice": rate,
+                "throttleWriteIOPSDevice": rate,
+            }
+        )
+    )
+    for file in ("read_bps", "write_bps", "read_iops", "write_iops"):
+        assert read(box, "blkio", f"blkio.throttle.{file}_device") == f"{major}:{minor} {1 << 20}"
+
+
+@pytest.mark.requires("blkio-weight-v1")
+def test_block_io_weight(pyrunc, running):
+    box = running(resources(blockIO={"weight": 100}))
+    files = [box.cgroup("blkio") / name for name in ("blkio.weight", "blkio.bfq.weight")]
+    assert [file.read_text().split()[-1] for file in files if file.exists()][0] == "100"
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------------
+
+NODES = ["mknod /dev/kmsg2 c 1 11", "mknod /dev/fuse2 c 10 229"]
+
+
+def test_devices_are_denied_by_default(each):
+    found = each(
+        resources(devices=[{"allow": False, "access": "rwm"}]), *NODES, "open /dev/kmsg2 r", "open /dev/null w", "open /dev/zero r", "mknod /dev/block b 8 0", "open /dev/block r"
+    )
+    # making a node is allowed by default, using it is not
+    assert [answer["errno"] for answer in found] == [None, None, "EPERM", None, None, None, "EPERM"]
+
+
+def test_devices_that_are_allowed(each):
+    rules = [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"},
+    ]
+    found = each(resources(devices=rules), *NODES, "open /dev/kmsg2 r", "open /dev/kmsg2 w", "open /dev/fuse2 r")
+    assert [answer["errno"] for answer in found] == [None, None, None, "EPERM", "EPERM"]
+
+
+def test_devices_denied_after_allowed(each):
+    rules = [
+        {"allow": True, "type": "c", "major": 10, "access": "rwm"},
+        {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
+    ]
+    found = each(resources(devices=rules), "mknod /dev/kvm2 c 10 232", "mknod /dev/fuse2 c 10 229")
+    assert [answer["errno"] for answer in found] == [None, None] or found[1]["errno"] == "EPERM"
+
+
+def test_default_devices_stay_usable_whatever_the_rules(each):
+    found = each(
+        resources(devices=[{"allow": False, "access": "rwm"}, {"allow": False, "type": "c", "major": 5, "access": "rwm"}]),
+        "open /dev/null w", "open /dev/urandom r", "open /dev/ptmx r",
+    )  # fmt: skip
+    assert [answer["errno"] for answer in found] == [None] * 3
+
+
+def test_all_devices_allowed(each):
+    found = each(resources(devices=[{"allow": True, "access": "rwm"}]), *NODES, "open /dev/kmsg2 r")
+    assert [answer["errno"] for answer in found] == [None] * 3
+
+
+# -- what this host cannot do ----------------------------------------------------------------------------------------------
+
+
+def test_unified_is_refused_on_v1(refused):
+    refused(resources(unified={"memory.high": "1000000"}), "unified")
+
+
+@pytest.mark.differs("it skips limits of controllers that are not there")
+def test_limits_that_this_host_does_not_have_are_refused(refused):
+    if not list(Path("/sys/fs/cgroup").glob("*net_cls*")):
+        refused(resources(network={"classID": 5}), "net_cls")
+    if not list(Path("/sys/fs/cgroup").glob("*net_prio*")):
+        refused(resources(network={"priorities": [{"name": "lo", "priority": 5}]}), "net_prio")
+    if not Path("/sys/fs/cgroup/rdma").exists():
+        refused(resources(rdma={"mlx5_1": {"hcaHandles": 3}}), "rdma")
+
+
+def test_nothing_is_left_of_a_failed_limit(refused):
+    refused(resources(pids={"limit": 10}, cpu={"cpus": "nonsense"}), "cpuset.cpus")

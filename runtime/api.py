@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import lifecycle, store
+from runtime import identity, lifecycle
 from runtime.errors import Error, NotFound, UsageError
 from runtime.linux import SIGNALS
 
@@ -150,7 +150,7 @@ class Container:
         """Run the user's program; returns when it has been exec'd and the poststart hooks have run."""
         lifecycle.start(self.runtime.context, self.id)
 
-    def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:  # noqa: A002 - the command line's word
+    def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
         """Send a signal to init, or to every process of the container."""
         lifecycle.kill(self.runtime.context, self.id, signal_number(signal), all)
 
@@ -255,7 +255,7 @@ class _Foreign(Process):
         entry = lifecycle.find(runtime.context, id_)
         try:
             saved = entry.state or {}
-            pidfd = store.open_process(saved.get("pid", 0), saved.get("start_time", 0))
+            pidfd = identity.open_process(saved.get("pid", 0), saved.get("start_time", 0))
         finally:
             entry.close()
         if pidfd < 0:
@@ -286,7 +286,7 @@ class Runtime:
     def create(
         self,
         bundle: str | os.PathLike[str],
-        id: str = "",  # noqa: A002 - the specification's word
+        id: str = "",
         *,
         stdio: tuple[int | None, int | None, int | None] = (None, None, None),
         **options: Any,
@@ -304,17 +304,17 @@ class Runtime:
         made.hand_over()
         return container
 
-    def run(self, bundle: str | os.PathLike[str], id: str = "", **options: Any) -> int:  # noqa: A002
+    def run(self, bundle: str | os.PathLike[str], id: str = "", **options: Any) -> int:
         """Make a container, run its program to the end, delete it; returns the exit status."""
         with self.create(bundle, id, **options) as container:
             container.start()
             return container.wait() or 0
 
-    def plan(self, bundle: str | os.PathLike[str], id: str = "plan", **options: Any) -> Plan:  # noqa: A002
+    def plan(self, bundle: str | os.PathLike[str], id: str = "plan", **options: Any) -> Plan:
         """What `create` would do to the kernel, in order; nothing of it is done."""
         return lifecycle.plan(self.context, id, os.fspath(bundle), Options(**options))
 
-    def get(self, id: str) -> Container:  # noqa: A002
+    def get(self, id: str) -> Container:
         """The container of that id; NotFound where there is none."""
         lifecycle.find(self.context, id).close()
         return Container(self, id)
@@ -325,7 +325,7 @@ class Runtime:
             if "error" not in found:
                 yield Container(self, found["id"])
 
-    def __contains__(self, id: str) -> bool:  # noqa: A002
+    def __contains__(self, id: str) -> bool:
         try:
             lifecycle.find(self.context, id).close()
         except NotFound:

@@ -45,7 +45,8 @@ class Making:
         request.process = self.process
         request.host = self.host
         request.rootfs = os.path.join(self.bundle.path, self.config["root"]["path"])
-        early, late = [], []
+        early: list[Step] = []
+        late: list[Step] = []
         for step in self.cgroup.steps(self.config):
             (late if cgroups.is_late(step) else early).append(step)
         request.cgroup_steps = [(step, "") for step in early]

@@ -18,7 +18,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
     #: file, place, length, the modules of ours that it imports when it is loaded
     Entry = tuple[str, int, int, tuple[str, ...]]
@@ -34,7 +34,7 @@ class Packed:
         self.fd = fd
         self.start = start
         # the classes of every spec and module, without importing anything for them
-        self.spec_class: type[ModuleSpec] = type(sys.__spec__)  # type: ignore[attr-defined]
+        self.spec_class: type[ModuleSpec] = type(sys.__spec__)
         self.module_class: type[ModuleType] = type(sys)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -87,14 +87,15 @@ class Packed:
         if parent:
             setattr(sys.modules[parent], last, module)
 
-    def code(self, entry: Entry) -> object:
+    def code(self, entry: Entry) -> CodeType:
         """A module's code, read when it is needed: most commands need less than half of the file."""
-        return marshal.loads(posix.pread(self.fd, entry[2], self.start + entry[1]))
+        code: CodeType = marshal.loads(posix.pread(self.fd, entry[2], self.start + entry[1]))
+        return code
 
 
 if __name__ == "__main__":
     # A command is over before there is garbage worth collecting, and its first collections fall into the imports. A process
     # that stays (the shim) turns it on again.
     gc.disable()
-    start = table.pop("")
-    sys.meta_path.insert(0, Packed(table, packed, start))  # type: ignore[arg-type]
+    start = table.pop("")  # noqa: F821
+    sys.meta_path.insert(0, Packed(table, packed, start))  # type: ignore[arg-type]  # noqa: F821

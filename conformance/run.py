@@ -13,6 +13,7 @@ The suite is a Go module, pinned in go.mod and built once into build/conformance
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -51,6 +52,9 @@ def main() -> int:
     if arguments.inside:
         return inside(arguments.inside)
 
+    # The suite's cgroups have fixed names: two runs on one machine would remove each other's.
+    lock = os.open("/run/pyrunc-conformance.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     build()
     runtime = arguments.runtime.resolve()
     expected = {} if arguments.compare_only else load_expected()
@@ -275,8 +279,10 @@ def cgroups() -> set[Path]:
     """The cgroups by which the suite may be known, in every hierarchy, one or two levels down."""
     found = set()
     for top in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        for pattern in ("*", "*/*"):
-            found |= {path for path in top.glob(pattern) if path.is_dir() and CGROUP_NAMES.fullmatch(path.name)}
+        for path, names, _ in os.walk(top):  # which takes it well that others' cgroups come and go meanwhile
+            found |= {Path(path, name) for name in names if CGROUP_NAMES.fullmatch(name)}
+            if Path(path) != top:
+                names.clear()
     return found
 
 

@@ -149,7 +149,8 @@ class Made:
         self.has_run_hooks = True
         kind, _, index = step[1].partition("/")
         hook = self.making.config["hooks"][kind][int(index)]
-        state = lifecycle.hook_state(self.saved, "creating", launch.pid)
+        # prestart is from before there was "creating", and its users expect the word of that time
+        state = lifecycle.hook_state(self.saved, "created" if kind == "prestart" else "creating", launch.pid)
         hooks.run(f"{kind}[{index}]", hook, state, self.making.bundle.path)
         return -1
 

@@ -58,9 +58,9 @@ def _mappings(holder: dict[str, Any], at: str) -> Iterator[Fault]:
             yield f"{at}/{key}", f"more than {MAPPINGS_MAX} ranges"
             continue
         for side in ("containerID", "hostID"):
-            ranges = sorted((entry[side], entry["size"], number) for number, entry in enumerate(mappings))
+            ranges = sorted((entry[side], number, entry["size"]) for number, entry in enumerate(mappings))
             end = 0
-            for first, size, number in ranges:
+            for first, number, size in ranges:
                 if first < end:
                     yield f"{at}/{key}/{number}/{side}", f"{first} is in the range of another mapping"
                 end = max(end, first + size)

@@ -32,17 +32,17 @@ _TYPES = {"b": 1, "c": 2}
 #: makes a runtime supply (config-linux.md, default devices), pseudo-terminals and tun. Making a device node is allowed for
 #: all devices: without a rule that allows it, nobody can open what was made.
 DEFAULTS: tuple[tuple[Node, int], ...] = (
-    (("c", ANY, ANY), 1),
     (("b", ANY, ANY), 1),
+    (("c", ANY, ANY), 1),
     (("c", 1, 3), 7),  # null
-    (("c", 1, 8), 7),  # random
-    (("c", 1, 7), 7),  # full
-    (("c", 5, 0), 7),  # tty
     (("c", 1, 5), 7),  # zero
+    (("c", 1, 7), 7),  # full
+    (("c", 1, 8), 7),  # random
     (("c", 1, 9), 7),  # urandom
-    (("c", 136, ANY), 7),  # pts/*
+    (("c", 5, 0), 7),  # tty
     (("c", 5, 2), 7),  # ptmx
     (("c", 10, 200), 7),  # net/tun
+    (("c", 136, ANY), 7),  # pts/*
 )
 
 
@@ -121,17 +121,13 @@ def _overlap(one: Node, other: Node) -> bool:
 
 
 def _needed(exceptions: dict[Node, int]) -> dict[Node, int]:
-    """Without those that a wider one makes redundant; a write costs a system call. Sorted, to be the same each time."""
+    """Without those that a wider one makes redundant; a write costs a system call. In the order of the rules."""
     wide = [(node, access) for node, access in exceptions.items() if ANY in node]
     return {
         node: access
-        for node, access in sorted(exceptions.items(), key=_order)
+        for node, access in exceptions.items()
         if access and not any(w != node and covers(w, node) and not access & ~a for w, a in wide)
     }
-
-
-def _order(item: tuple[Node, int]) -> tuple[int, int, str]:
-    return item[0][1], item[0][2], item[0][0]
 
 
 def _line(node: Node, access: int) -> str:

@@ -21,10 +21,10 @@ _ffi: Any = None
 
 def _load() -> Any:
     global _lib, _ffi
-    from runtime.kernel import _kernel
+    from runtime.kernel._kernel import ffi, lib
 
-    _ffi = _kernel.ffi
-    _lib = _kernel.lib
+    _ffi = ffi
+    _lib = lib
     return _lib
 
 

@@ -162,6 +162,7 @@ CREATE: tuple[tuple[str, Section], ...] = (
     # the parent sets limits, which would bind us too, and saves the state: from here on nothing is asked of it
     ("ready", process.ready),
     ("close descriptors", program.close_range),
+    ("working directory", capabilities.working_directory),
     # a filter without no_new_privs needs CAP_SYS_ADMIN, which the next section drops
     ("seccomp, privileged", program.seccomp_privileged),
     ("credentials", capabilities.credentials),
@@ -194,6 +195,7 @@ EXEC: tuple[tuple[str, Section], ...] = (
     ("environment", program.home),
     ("ready", process.ready),
     ("close descriptors", program.close_range),
+    ("working directory", capabilities.working_directory),
     ("seccomp, privileged", program.seccomp_privileged),
     ("credentials", capabilities.credentials),
     ("find the program", program.find),

@@ -30,17 +30,23 @@ _WHERE = "/process/capabilities"
 _NO_ID = 0xFFFFFFFF
 
 
+def working_directory(request: Request, plan: Plan) -> Iterator[Op]:
+    """Enter the working directory, as root, who may enter what the user may not.
+
+    After close-range: with a descriptor of the host open, a cwd of /proc/self/fd/N would be a way out (CVE-2024-21626). Before
+    any seccomp filter: a profile may refuse the getcwd by which the way out is noticed.
+    """
+    uid = (request.process.get("user") or {}).get("uid", 0)
+    cwd = request.process.get("cwd") or "/"
+    yield Op("chdir", cwd, flags=FLAG_DENIED if uid else 0, about=f"chdir to cwd {cwd}", where="/process/cwd")
+
+
 def credentials(request: Request, plan: Plan) -> Iterator[Op]:
-    """Enter the working directory, then give up what the process shall not have."""
+    """Give up what the process shall not have."""
     user = request.process.get("user") or {}
     uid = _id(user.get("uid", 0), "/process/user/uid")
     gid = _id(user.get("gid", 0), "/process/user/gid")
     sets = _masks(request, plan)
-    # As root, who may enter what the user may not; a filesystem of the user's that keeps root out is tried again below.
-    # After close-range: with a descriptor of the host open, a cwd of /proc/self/fd/N would be a way out (CVE-2024-21626)
-    cwd = request.process.get("cwd") or "/"
-    about = f"chdir to cwd {cwd}"
-    yield Op("chdir", cwd, flags=FLAG_DENIED if uid else 0, about=about, where="/process/cwd")
     yield Op(
         "bounding",
         a=sets["bounding"],
@@ -53,7 +59,9 @@ def credentials(request: Request, plan: Plan) -> Iterator[Op]:
     yield Op("setresgid", a=gid, about=f"become group {gid}", where="/process/user/gid")
     yield Op("setresuid", a=uid, about=f"become user {uid}", where="/process/user/uid")
     if uid:
-        yield Op("chdir", cwd, b=1, about=about, where="/process/cwd")
+        # a filesystem of the user's that keeps root out
+        cwd = request.process.get("cwd") or "/"
+        yield Op("chdir", cwd, b=1, about=f"chdir to cwd {cwd}", where="/process/cwd")
     yield Op("prctl", a=linux.PR_SET_KEEPCAPS, b=0, about="stop keeping capabilities")
     yield Op(
         "capset",

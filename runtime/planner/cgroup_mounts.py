@@ -83,7 +83,8 @@ def _hierarchy(mount: Mount, request: Request, name: str, point: str, controller
     if _has_cgroup_ns(request) and _can_mount(request):
         is_unified = controllers == [""]
         yield Op("fsopen", "cgroup2" if is_unified else "cgroup", r0="fs", about=about, where=where)
-        yield Op("fsconfig", "source", "cgroup", r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+        source = "systemd" if controllers == ["name=systemd"] else "cgroup"
+        yield Op("fsconfig", "source", source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
         for controller in controllers:
             key, _, value = controller.partition("=")
             if key:

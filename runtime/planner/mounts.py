@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from runtime.plan import Plan
     from runtime.planner import Request
 
-#: filesystems of the kernel's own, for which a read-only superblock has no meaning beside a read-only mount
-_VIRTUAL = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "debugfs", "tracefs"))
+#: filesystems of which the host may have the same instance: it must not become read-only there, only our mount of it.
+#: sysfs is none of them, an instance of it that is in use is left as it is
+_SHARED = frozenset(
+    ("proc", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "debugfs", "tracefs", "securityfs", "bpf",
+     "pstore", "configfs", "efivarfs", "fusectl", "hugetlbfs", "binfmt_misc")
+)  # fmt: skip
 
 #: what may be mounted inside /proc: files that lxcfs and its like emulate. Anything else there could stand between
 #: the runtime or an LSM and the real file (CVE-2019-16884)
@@ -141,10 +145,9 @@ def mounts(request: Request, plan: Plan) -> Iterator[Op]:
         if options.is_remount:
             yield from _remount(mount)
         elif options.is_bind:
-            if options.superblock:
-                plan.warnings.append(
-                    f"{mount.about}: {','.join(options.superblock)} is the source filesystem's, ignoring"
-                )
+            theirs = [*options.superblock, *(word for word, _ in options.data)]
+            if theirs:
+                plan.warnings.append(f"{mount.about}: {','.join(theirs)} is the source filesystem's, ignoring")
             tree = f"src-{mount.index}" if has_sources else "tree"
             if not has_sources:
                 yield from _open_source(mount, request, plan, tree)
@@ -306,8 +309,8 @@ def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
     for flag, is_set in options.superblock.items():
         if is_set:
             yield Op("fsconfig", flag, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
-    if mount.kind not in _VIRTUAL and options.attr_set & linux.MOUNT_ATTR_RDONLY:
-        # a disk is to be opened read-only, which is more than to be shown read-only
+    if mount.kind not in _SHARED and options.attr_set & linux.MOUNT_ATTR_RDONLY:
+        # a disk is to be opened read-only, and sysfs must not become writable by a remount, or another mount of it
         yield Op("fsconfig", "ro", r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
     label = (request.config.get("linux") or {}).get("mountLabel")
     if label and mount.kind not in ("proc", "sysfs"):

@@ -119,14 +119,19 @@ class Options:
         elif word == "tmpcopyup":
             self.copies_up = True
 
-    def refuse_data(self, where: str) -> None:
-        """Raise ConfigError for an option that a bind mount cannot have: it has no filesystem of its own to ask."""
+    def refuse_data(self, where: str) -> list[str]:
+        """The options that a bind mount leaves without effect: it has no filesystem of its own to ask for a mode or a size.
+
+        Raise ConfigError for a single word: nobody knows it, so it may be a misspelt `nosuid`.
+        """
         for word, index in self.data:
-            raise ConfigError(
-                f"{where}/options/{index}",
-                f'"{word}" is no option of a bind mount',
-                clause="config.md#linux-mount-options",
-            )
+            if "=" not in word:
+                raise ConfigError(
+                    f"{where}/options/{index}",
+                    f'"{word}" is no option of a bind mount',
+                    clause="config.md#linux-mount-options",
+                )
+        return [word for word, _ in self.data]
 
 
 def _attribute(set_: int, clear: int, kind: int, value: int) -> tuple[int, int]:

@@ -218,33 +218,48 @@ def test_block_io_weight(pyrunc, running):
 
 # -- devices ---------------------------------------------------------------------------------------------------------------
 
-NODES = ["mknod /dev/kmsg2 c 1 11", "mknod /dev/fuse2 c 10 229"]
+#: no driver answers to them: opening one is ENXIO where the cgroup lets it through, and EPERM where it does not
+NODES = ["mknod /dev/one c 1 14", "mknod /dev/two c 1 13"]
 
 
 def test_devices_are_denied_by_default(each):
     found = each(
-        resources(devices=[{"allow": False, "access": "rwm"}]), *NODES, "open /dev/kmsg2 r", "open /dev/null w", "open /dev/zero r", "mknod /dev/block b 8 0", "open /dev/block r"
+        resources(devices=[{"allow": False, "access": "rwm"}]),
+        *NODES,
+        *("open /dev/one r", "open /dev/null w", "open /dev/zero r", "mknod /dev/block b 259 777", "open /dev/block r"),
     )
     # making a node is allowed by default, using it is not
     assert [answer["errno"] for answer in found] == [None, None, "EPERM", None, None, None, "EPERM"]
 
 
+def test_no_rules_are_no_free_pass(each):
+    """config-linux.md leaves the default to the runtime; every peer denies."""
+    found = each(None, *NODES, "open /dev/one r")
+    assert [answer["errno"] for answer in found] == [None, None, "EPERM"]
+
+
 def test_devices_that_are_allowed(each):
     rules = [
         {"allow": False, "access": "rwm"},
-        {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"},
+        {"allow": True, "type": "c", "major": 1, "minor": 14, "access": "r"},
     ]
-    found = each(resources(devices=rules), *NODES, "open /dev/kmsg2 r", "open /dev/kmsg2 w", "open /dev/fuse2 r")
-    assert [answer["errno"] for answer in found] == [None, None, None, "EPERM", "EPERM"]
+    found = each(resources(devices=rules), *NODES, "open /dev/one r", "open /dev/one w", "open /dev/two r")
+    assert [answer["errno"] for answer in found] == [None, None, "ENXIO", "EPERM", "EPERM"]
 
 
-def test_devices_denied_after_allowed(each):
+def test_devices_denied_after_allowed(pyrunc, make):
+    """The device controller of v1 cannot make a hole in a wildcard: then it must be said, and not be allowed."""
     rules = [
-        {"allow": True, "type": "c", "major": 10, "access": "rwm"},
-        {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 1, "access": "rwm"},
+        {"allow": False, "type": "c", "major": 1, "minor": 13, "access": "rwm"},
     ]
-    found = each(resources(devices=rules), "mknod /dev/kvm2 c 10 232", "mknod /dev/fuse2 c 10 229")
-    assert [answer["errno"] for answer in found] == [None, None] or found[1]["errno"] == "EPERM"
+    made = make(resources(devices=rules), *"/bin/probe each mknod /dev/one c 1 14 -- mknod /dev/two c 1 13 -- open /dev/one r -- open /dev/two r".split())
+    result = pyrunc("run", "-b", made, pyrunc.id(), status=None)
+    if result.status == 0:
+        assert [answer["errno"] for answer in result.json()][2:] == ["ENXIO", "EPERM"]
+    else:
+        assert result.status == 1 and "hole" in result.err, result
 
 
 def test_default_devices_stay_usable_whatever_the_rules(each):
@@ -256,8 +271,8 @@ def test_default_devices_stay_usable_whatever_the_rules(each):
 
 
 def test_all_devices_allowed(each):
-    found = each(resources(devices=[{"allow": True, "access": "rwm"}]), *NODES, "open /dev/kmsg2 r")
-    assert [answer["errno"] for answer in found] == [None] * 3
+    found = each(resources(devices=[{"allow": True, "access": "rwm"}]), *NODES, "open /dev/one r", "open /dev/two w")
+    assert [answer["errno"] for answer in found] == [None, None, "ENXIO", "ENXIO"]
 
 
 # -- what this host cannot do ----------------------------------------------------------------------------------------------

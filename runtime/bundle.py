@@ -176,7 +176,9 @@ def _first(raw: bytes, source: str, kind: str) -> ConfigError:
         return ConfigError(
             "", "refused by the checks of specs/config_check.py, which no schema explains", source=source
         )
-    first = found[0]
+    # a fault of its own goes before a rule, which may only be broken because of it
+    is_plain = [finding.expected != "" or finding.why == "required" for finding in found]
+    first = found[is_plain.index(True) if any(is_plain) else 0]
     why = first.why
     if first.expected:
         why += f": expected {first.expected}, found {first.found}"
@@ -186,8 +188,7 @@ def _first(raw: bytes, source: str, kind: str) -> ConfigError:
         if kind == "config":
             more += ", which `pyrunc validate` lists"
         hint = f"{hint}; {more}" if hint else more
-    # a rule has a reason of its own, a schema has what it expected
-    cls = ConfigError if first.expected or first.why == "required" else RuleError
+    cls = ConfigError if any(is_plain) else RuleError
     return cls(first.pointer, why, source=source, clause=first.clause, hint=hint, line=first.line, column=first.column)
 
 

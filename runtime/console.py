@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from runtime.plan import Step
+
 #: how long a full backlog or buffer of the peer may hold us up
 _TIMEOUT_MS = 5000
 
@@ -30,6 +32,20 @@ def send(path: str, fd: int, name: bytes) -> None:
         raise KernelError(f"send a descriptor to {path}", error.errno or 0) from None
     finally:
         os.close(sock)
+
+
+def send_listener(step: Step, fd: int, state: bytes, pid: int) -> None:
+    """Send a seccomp listener to its agent, with the "container process state" (config-linux.md#containerprocessstate)."""
+    from runtime import jsonio
+
+    _, path, metadata = step
+    if fd < 0:
+        raise KernelError("get the seccomp listener of the process", 9)
+    container = jsonio.loads(state, "state")
+    message = {"ociVersion": container["ociVersion"], "fds": ["seccompFd"], "pid": pid, "state": container}
+    if metadata:
+        message["metadata"] = metadata
+    send(path, fd, jsonio.dumps(message).encode("utf-8", "surrogateescape"))
 
 
 class Terminal:

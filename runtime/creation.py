@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from runtime.console import Terminal
     from runtime.launch import Doer
+    from runtime.notify import Notify
     from runtime.plan import Step
     from runtime.store import Entry
 
@@ -38,6 +39,7 @@ class Made:
         self.is_ready = False
         self.has_run_hooks = False
         self.terminal: Terminal | None = None
+        self.listener: Notify | None = None
         self.fds: dict[str, int] = {}
         self.saved: dict[str, Any] = {
             "version": store.VERSION,
@@ -62,6 +64,7 @@ class Made:
         making = self.making
         if making.cgroup.exists() and not making.cgroup.is_empty():
             # before it is written down as ours: an undo would kill whoever is in there
+            making.cgroup.is_foreign = True
             raise CgroupError(f"container's cgroup is not empty: {len(making.cgroup.pids())} process(es) found")
         # before the cgroup exists: what may have to be removed, should we be killed
         self.entry.note({key: self.saved[key] for key in _NOTED})
@@ -98,6 +101,11 @@ class Made:
         name = target.partition("/")[2]
         if kind == "mkdir" and name:
             os.mkdir(name, 0o755, dir_fd=self.entry.fd)
+            if not self.making.waits:
+                from runtime import notify
+
+                # before the program runs: it may be ready at once
+                self.listener = notify.Notify(self.entry)
         elif kind == "write":
             self.entry.write(name, self.making.bundle.raw)
         elif kind == "mkfifo":
@@ -123,6 +131,7 @@ class Made:
             "hook": self._hook,
             "hook-state": self._hook_state,
             "console": self._console,
+            "seccomp-listener": self._seccomp_listener,
             "rlimit": self._rlimit,
             "save": self._save,
         }
@@ -173,6 +182,12 @@ class Made:
             console.send(socket, given, b"/dev/ptmx")
         else:
             self.terminal = console.Terminal(os.dup(given))
+        return -1
+
+    def _seccomp_listener(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import console
+
+        console.send_listener(step, given, lifecycle.hook_state(self.saved, "creating", launch.pid), launch.pid)
         return -1
 
     def _rlimit(self, step: Step, launch: Launch, given: int) -> int:
@@ -229,6 +244,8 @@ class Made:
 
     def close(self) -> None:
         """Give up every descriptor; the lock goes with the directory's."""
+        if self.listener is not None:
+            self.listener.close()
         for fd in (self.pidfd, *self.fds.values()):
             if fd >= 0:
                 os.close(fd)
@@ -299,18 +316,12 @@ def run(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int
 
 def _attend(made: Made, launch: Launch, detached: bool) -> int:
     """Wait for what the caller wants to wait for: the program's end, or at least its being ready."""
-    if not os.environ.get("NOTIFY_SOCKET"):
+    if made.listener is None:
         return 0 if detached else foreground.wait(launch.pid, made.pidfd, made.terminal)
-    from runtime import notify
-
     if detached:
-        notify.wait(made.entry, launch.pid, made.pidfd)
+        made.listener.wait(launch.pid, made.pidfd)
         return 0
-    listener = notify.Notify(made.entry)
-    try:
-        return foreground.wait(launch.pid, made.pidfd, made.terminal, listener)
-    finally:
-        listener.close()
+    return foreground.wait(launch.pid, made.pidfd, made.terminal, made.listener)
 
 
 def timestamp() -> str:

@@ -61,7 +61,7 @@ class ConfigError(Error):
         column: int = 0,
     ) -> None:
         place = f":{line}:{column}" if line else ""
-        dotted = where.strip("/").replace("/", ".")
+        dotted = where.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
         text = f"{source}{place}: {dotted + ': ' if dotted else ''}{why}"
         if clause:
             text += f" [{clause}]"

@@ -98,7 +98,8 @@ def _watch(pid: int, pidfd: int, terminal: Terminal | None, notify: Notify | Non
                     for number in os.read(wake_fd, 512):
                         _handle(number, pidfd, terminal)
                 elif notify is not None and fd == notify.fileno():
-                    if notify.receive(pid):
+                    # the manager's main process is we: it waits for its own child, not for ours
+                    if notify.receive(os.getpid()):
                         poll.unregister(fd)
                 elif fd == 0:
                     data = _read(0)

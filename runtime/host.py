@@ -22,6 +22,7 @@ class Host:
         egid: int
         is_rootless: bool
         in_user_ns: bool
+        is_setgroups_denied: bool
         cgroup_mode: str
         cgroup_mounts: dict[str, str]
         cgroup_unified: str
@@ -80,6 +81,16 @@ class Host:
             return False
         return True
 
+    def is_own_mount_ns(self, path: str) -> bool:
+        """Whether a path names the mount namespace that this process is in."""
+        if self._facts is not None:
+            return path in self._facts.get("own_mount_ns", ())
+        try:
+            named, own = os.stat(path), os.stat("/proc/self/ns/mnt")
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
+
     def facts(self) -> dict[str, Any]:
         """Every fact, looked up now."""
         return {name: getattr(self, name) for name in _FINDERS}
@@ -112,6 +123,14 @@ def _in_user_ns(host: Host) -> bool:
     # the initial user namespace maps every id to itself, user_namespaces(7)
     try:
         return _read("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+    except OSError:
+        return False
+
+
+def _is_setgroups_denied(host: Host) -> bool:
+    # user_namespaces(7): the price of a map that was written without privilege
+    try:
+        return _read("/proc/self/setgroups", 16).strip() == b"deny"
     except OSError:
         return False
 
@@ -197,6 +216,7 @@ _FINDERS: dict[str, Callable[[Host], Any]] = {
     "euid": lambda host: os.geteuid(),
     "egid": lambda host: os.getegid(),
     "in_user_ns": _in_user_ns,
+    "is_setgroups_denied": _is_setgroups_denied,
     "is_rootless": _is_rootless,
     "cgroup_mounts": _cgroup_mounts,
     "cgroup_unified": _cgroup_unified,

@@ -80,6 +80,7 @@ class Joining:
             "write": self._write,
             "rlimit": self._rlimit,
             "console": self._console,
+            "seccomp-listener": self._seccomp_listener,
             "ready": self._ready,
         }
         if "ready" in self.plan.sections:
@@ -110,6 +111,12 @@ class Joining:
 
     def _write(self, step: Step, launch: Launch, given: int) -> int:
         steps.write_for(step, launch.pid)
+        return -1
+
+    def _seccomp_listener(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import console
+
+        console.send_listener(step, given, lifecycle.hook_state(self.saved, "running", self.saved["pid"]), launch.pid)
         return -1
 
     def _rlimit(self, step: Step, launch: Launch, given: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from runtime.notify import Notify
     from runtime.plan import Plan
     from runtime.store import Entry
 
@@ -192,23 +193,27 @@ def start(ctx: Context, id_: str) -> None:
     try:
         word, pid = entry.status()
         status.allow("start", word, id_)
+        listener: Notify | None = None
+        if os.environ.get("NOTIFY_SOCKET") and os.path.isdir(f"{entry.path}/notify"):
+            from runtime import notify
+
+            # before the program runs: it may be ready at once
+            listener = notify.Notify(entry)
         _release(entry)
         saved = entry.state
         if saved and saved.get("has_poststart"):
             poststart(entry, pid)
-        if os.environ.get("NOTIFY_SOCKET") and saved and os.path.isdir(f"{entry.path}/notify"):
-            _wait_until_ready(entry, pid)
+        if listener is not None:
+            _wait_until_ready(entry, pid, listener)
     finally:
         entry.close()
 
 
-def _wait_until_ready(entry: Entry, pid: int) -> None:
-    from runtime import notify
-
+def _wait_until_ready(entry: Entry, pid: int, listener: Notify) -> None:
     pidfd = identity.open_process(pid, (entry.state or {})["start_time"])
     if pidfd >= 0:
         try:
-            notify.wait(entry, pid, pidfd)
+            listener.wait(pid, pidfd)
         finally:
             os.close(pidfd)
 

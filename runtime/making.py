@@ -83,6 +83,9 @@ class Making:
 
 def listen_fds() -> int:
     """How many descriptors a service manager handed over with LISTEN_FDS, sd_listen_fds(3)."""
+    owner = os.environ.get("LISTEN_PID", "")
+    if owner and owner != str(os.getpid()):
+        return 0  # left over from whoever started our caller: the descriptors are not there
     text = os.environ.get("LISTEN_FDS", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 

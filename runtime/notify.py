@@ -70,6 +70,23 @@ class Notify:
                 return True
         return False
 
+    def wait(self, pid: int, pidfd: int) -> None:
+        """Wait until the container is ready, or gone, and stop listening."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        try:
+            while True:
+                ready = dict(poll.poll())
+                if self.fileno() in ready and self.receive(pid):
+                    return
+                if pidfd in ready:
+                    return
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Stop listening."""
         self.sock.close()
@@ -98,22 +115,3 @@ def _tell(ready: bytes, pid: int) -> None:
             os.close(read_fd)
         except OSError:
             pass  # a manager that does not listen is no reason to stop the container
-
-
-def wait(entry: Entry, pid: int, pidfd: int) -> None:
-    """Wait until the container is ready, or gone."""
-    import select
-
-    notify = Notify(entry)
-    poll = select.poll()
-    poll.register(notify.fileno(), select.POLLIN)
-    poll.register(pidfd, select.POLLIN)
-    try:
-        while True:
-            ready = dict(poll.poll())
-            if notify.fileno() in ready and notify.receive(pid):
-                return
-            if pidfd in ready:
-                return
-    finally:
-        notify.close()

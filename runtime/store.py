@@ -40,6 +40,7 @@ def default_root(euid: int, in_user_ns: bool) -> str:
     """Where containers are kept: /run/pyrunc, or below $XDG_RUNTIME_DIR without root (runc's rule, main.go)."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
     if (euid != 0 or (in_user_ns and os.environ.get("USER", "") != "root")) and runtime_dir:
+        _check_directory(runtime_dir, "$XDG_RUNTIME_DIR ")
         return os.path.join(runtime_dir, "pyrunc")
     return "/run/pyrunc"
 
@@ -118,7 +119,7 @@ class Entry:
         for line in self.read("journal", 1 << 20).split(b"\n"):
             if line:
                 try:
-                    record = jsonio.loads(line, f"{self.path}/journal")
+                    record = jsonio.loads(line, f"{self.path}/journal", lone_surrogates=True)
                 except Error:
                     continue
                 if type(record) is dict:
@@ -182,7 +183,7 @@ class Entry:
                 return None
             raise StateError(f"{self.path}/state.json: empty, or not an ordinary file", code="broken-state")
         try:
-            state = jsonio.loads(data, f"{self.path}/state.json")
+            state = jsonio.loads(data, f"{self.path}/state.json", lone_surrogates=True)
         except Error as error:
             raise StateError(error.message, code="broken-state") from None
         if type(state) is not dict or state.get("version") != VERSION or state.get("id") != self.id:
@@ -202,9 +203,9 @@ class Entry:
         started = start_time(pid) if pid > 1 else 0
         if started == 0 or started != state["start_time"] or not is_this_boot(state["boot_id"]):
             return STOPPED, 0
-        if self.is_waiting():
-            return CREATED, pid
-        return (PAUSED if _is_frozen(state["freezer"]) else RUNNING), pid
+        if _is_frozen(state["freezer"]):
+            return PAUSED, pid
+        return (CREATED if self.is_waiting() else RUNNING), pid
 
     def is_waiting(self) -> bool:
         """Whether init still sleeps on exec.fifo: it alone reads from it, and its exec closes it."""
@@ -298,41 +299,33 @@ def _remove_tree(fd: int, depth: int = 0) -> None:
 # -- finding and making ------------------------------------------------------------------------------------------------
 
 
-def _make_root(root: str) -> None:
+def _make_directory(path: str, mode: int) -> None:
     try:
-        os.mkdir(root, 0o700)
+        os.mkdir(path, mode)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        parent = os.path.dirname(root.rstrip("/"))
-        if not parent or parent == root:
+        parent = os.path.dirname(path.rstrip("/"))
+        if not parent or parent == path:
             raise
-        _make_parent(parent)
-        os.mkdir(root, 0o700)
-
-
-def _make_parent(path: str) -> None:
-    try:
-        os.mkdir(path, 0o711)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        _make_parent(os.path.dirname(path.rstrip("/")))
-        os.mkdir(path, 0o711)
+        _make_directory(parent, 0o711)
+        os.mkdir(path, mode)
 
 
 def reserve(root: str, id_: str) -> Entry:
     """Make the directory of a new container and lock it; Exists where the id is taken."""
     check_id(id_)
     try:
-        _make_root(root)
-        _check_root(root)
+        # sticky without root: what cleans up $XDG_RUNTIME_DIR after some hours leaves that alone (XDG Base Directory)
+        _make_directory(root, 0o1700 if os.geteuid() else 0o700)
+        _check_directory(root, "state directory ")
         path = os.path.join(root, id_)
         os.mkdir(path, 0o700)
     except FileExistsError:
         raise Exists(id_) from None
     except OSError as error:
-        raise StateError(f"make state directory {root}/{id_}: {_lower(error)}", errno=error.errno) from None
+        hint = _ELSEWHERE if os.geteuid() else ""
+        raise StateError(f"make state directory {root}/{id_}: {_lower(error)}", hint, errno=error.errno) from None
     entry = _open_entry(id_, path)
     # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
     if not entry.lock(0.5) or not os.path.exists(path):
@@ -341,15 +334,21 @@ def reserve(root: str, id_: str) -> Entry:
     return entry
 
 
-def _check_root(root: str) -> None:
-    """The root must be a directory of ours that others cannot write: what is in it names processes to be killed."""
-    info = os.stat(root)
+_ELSEWHERE = "without root, set XDG_RUNTIME_DIR or give --root"
+
+
+def _check_directory(path: str, what: str = "") -> None:
+    """It must be ours, and not writable by others: what is in it names processes to be killed and programs to be run."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise StateError(f"{what}{path}: {_lower(error)}", errno=error.errno) from None
     if info.st_mode & 0o170000 != 0o040000:
-        raise StateError(f"state directory {root}: not a directory")
+        raise StateError(f"{what}{path}: not a directory")
     if info.st_uid not in (0, os.geteuid()):
-        raise StateError(f"state directory {root}: belongs to uid {info.st_uid}")
+        raise StateError(f"{what}{path}: belongs to uid {info.st_uid}")
     if info.st_mode & 0o002:
-        raise StateError(f"state directory {root}: writable by everybody")
+        raise StateError(f"{what}{path}: writable by everybody")
 
 
 def _open_entry(id_: str, path: str) -> Entry:
@@ -358,7 +357,13 @@ def _open_entry(id_: str, path: str) -> Entry:
     except FileNotFoundError:
         raise NotFound(id_) from None
     except OSError as error:
-        raise StateError(f"open {path}: {_lower(error)}", errno=error.errno) from None
+        hint = _ELSEWHERE if error.errno == errno.EACCES else ""
+        raise StateError(f"open {path}: {_lower(error)}", hint, errno=error.errno) from None
+    owner = os.fstat(fd).st_uid
+    if owner not in (0, os.geteuid()):
+        # a state of somebody else's would have us kill what he cannot, and run his hooks
+        os.close(fd)
+        raise StateError(f"open {path}: belongs to uid {owner}", code="foreign-state")
     return Entry(id_, path, fd)
 
 

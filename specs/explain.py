@@ -8,6 +8,7 @@ schemas only: the rules across properties are `runtime.rules`.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -207,6 +208,12 @@ class Validator:
         return next((n.schema["x-clause"] for n in reversed(self.path(pointer)) if "x-clause" in n.schema), "")
 
 
+@functools.cache
+def validator_of(kind: str) -> Validator:
+    """The validator of a kind of document; making one takes longer than using it."""
+    return Validator(kind)
+
+
 # -- in words ---------------------------------------------------------------------------------------------------------
 
 KINDS = {
@@ -297,7 +304,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 def schema_findings(located: Located, kind: str, strict: bool = False) -> list[Finding]:
     """Every fault of a document of `kind` (config, process, resources, state, features), in the order of the text."""
-    validator = Validator(kind)
+    validator = validator_of(kind)
     out = []
     for pointer, error in validator.errors(located.document):
         keyword = str(error.validator)

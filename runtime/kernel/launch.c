@@ -55,23 +55,30 @@ static int sealed(const char *name, unsigned kind, const void *data, size_t n)
     return (int)error;
 }
 
-/* Where no memfd may be executed (vm.memfd_noexec = 2): a file of a tmpfs that is mounted nowhere and is read-only. */
-static int detached(void)
+/* Where memfds are not to be had, or not to be executed (vm.memfd_noexec = 2): a file of a tmpfs that is mounted
+ * nowhere. */
+static int detached(const void *data, size_t n)
 {
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
     int context = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), mount = -1, fd = -1;
     if (context < 0) return -errno;
     long error = error_or(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0));
     if (error == 0) error = mount = (int)error_or(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0));
-    if (error >= 0) error = fd = (int)error_or(openat(mount, "init", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0500));
-    if (error >= 0) error = write_all(fd, image, sizeof(image));
+    if (error >= 0) error = fd = (int)error_or(openat(mount, "file", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0500));
+    if (error >= 0) error = write_all(fd, data, n);
     // closed before it is opened again: what is open for writing cannot be executed, nor its mount made read-only
     if (fd >= 0) close(fd);
     if (error == 0) error = error_or(syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &attr, sizeof(attr)));
-    if (error == 0) error = error_or(openat(mount, "init", O_RDONLY | O_CLOEXEC));
+    if (error == 0) error = error_or(openat(mount, "file", O_RDONLY | O_CLOEXEC));
     if (mount >= 0) close(mount);
     close(context);
     return (int)error;
+}
+
+static int unchangeable(const char *name, unsigned kind, const void *data, size_t n)
+{
+    int fd = sealed(name, kind, data, n);
+    return fd == -EACCES || fd == -EPERM || fd == -ENOSYS ? detached(data, n) : fd;
 }
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -86,8 +93,7 @@ static int open_image(void)
     // a program that closes all descriptors when it becomes a daemon takes ours along, and others get the number
     if (kept >= 0 && (fstat(kept, &st) || st.st_dev != kept_stat.st_dev || st.st_ino != kept_stat.st_ino)) kept = -1;
     if (kept < 0) {
-        kept = sealed("pyrunc-init", MFD_EXEC, image, sizeof(image));
-        if (kept == -EACCES || kept == -EPERM || kept == -ENOSYS) kept = detached();
+        kept = unchangeable("pyrunc-init", MFD_EXEC, image, sizeof(image));
         if (kept >= 0) fstat(kept, &kept_stat);
     }
     int fd = kept < 0 ? kept : fcntl(kept, F_DUPFD_CLOEXEC, 3);
@@ -194,7 +200,7 @@ int64_t pyrunc_launch(const char *plan, size_t length, const int *fds, int count
     struct child c = {source, 2 + count, first_fd, open_image(), {standard[0], standard[1], standard[2]}, 0};
     if (c.image < 0) return c.image;
     const int image_fd = c.image;
-    result = plan_fd = sealed("pyrunc-plan", MFD_NOEXEC_SEAL, plan, length);
+    result = plan_fd = unchangeable("pyrunc-plan", MFD_NOEXEC_SEAL, plan, length);
     if (result >= 0) result = error_or(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
     char *stack = NULL;
     if (result >= 0) {

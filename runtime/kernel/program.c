@@ -40,6 +40,10 @@ static long copy_of(int from)
     long offset = 0, n = 0;
     long fd = sys(memfd_create, "state", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
     if (fd == -EINVAL) fd = sys(memfd_create, "state", MFD_CLOEXEC); // before 6.3
+    if (fd == -ENOSYS && from >= 0) {
+        n = sys(lseek, from, 0, 0);
+        return n ? n : sys(fcntl, from, F_DUPFD_CLOEXEC, 3);
+    }
     if (fd < 0 || from < 0) return fd;
     while ((n = sys(sendfile, fd, from, &offset, 1 << 20)) > 0) {
     }

@@ -65,7 +65,6 @@ class Request:
         "console_size",
         "resolved",
         "mounts",
-        "mounts_on_host",
     )
 
     if TYPE_CHECKING:
@@ -109,8 +108,6 @@ class Request:
         #: what sections learn from the config and share: see namespaces.resolve
         self.resolved: namespaces.Namespaces | None = None
         self.mounts: list[mounts.Mount] | None = None
-        #: whether the caller will unmount the rootfs of a container that has no mount namespace
-        self.mounts_on_host = False
 
 
 #: a container, from the caller's descriptors to the user's program
@@ -212,6 +209,7 @@ def create(request: Request) -> Plan:
     if request.wait_for_start:
         plan.inherited += ["go", "status"]
     found = namespaces.resolve(request)
+    namespaces.refuse_unprivileged(request)
     if any(kind == "mount" for kind, _, _ in found.joined):
         # in somebody else's mount namespace the cgroup's files may have other paths, or none: the parent does it
         request.self_join_steps = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import pack
 
 from runtime import linux
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_DENIED
 from runtime.plan import Op
 from runtime.planner import namespaces
@@ -46,6 +46,9 @@ def credentials(request: Request, plan: Plan) -> Iterator[Op]:
     user = request.process.get("user") or {}
     uid = _id(user.get("uid", 0), "/process/user/uid")
     gid = _id(user.get("gid", 0), "/process/user/gid")
+    found = namespaces.get(request)
+    _mapped(uid, found.uid_map, "/user/uid")
+    _mapped(gid, found.gid_map, "/user/gid")
     sets = _masks(request, plan)
     yield Op(
         "bounding",
@@ -77,9 +80,16 @@ def credentials(request: Request, plan: Plan) -> Iterator[Op]:
 def _groups(request: Request, gids: list[int]) -> Iterator[Op]:
     found = namespaces.get(request)
     if found.is_setgroups_denied:
+        # being in one's own group is all that there is; anything else would be a membership that is silently missing
+        if any(gid != (request.process.get("user") or {}).get("gid", 0) for gid in gids):
+            raise Unsupported(
+                "process.user.additionalGids: groups cannot be set: setgroups is denied in this user namespace",
+                "it is where an ordinary user maps a single group: map more, which newgidmap does",
+            )
         return
     for index, gid in enumerate(gids):
         _id(gid, f"/process/user/additionalGids/{index}")
+        _mapped(gid, found.gid_map, f"/user/additionalGids/{index}")
     # exactly those of the config, also none: what the caller is in is nothing to the container
     yield Op(
         "setgroups",
@@ -94,6 +104,12 @@ def _id(number: int, where: str) -> int:
     if not 0 <= number < _NO_ID:
         raise ConfigError(where, f"{number} is no id: 0 to 4294967294 are", clause="config.md#posix-platform-user")
     return number
+
+
+def _mapped(number: int, mappings: list[dict[str, int]], where: str) -> None:
+    # of a container the rules have seen to it; the ids of an exec come from elsewhere
+    if mappings and not any(0 <= number - row["containerID"] < row["size"] for row in mappings):
+        raise ConfigError(where, f"{number} is not mapped in the user namespace", source="process")
 
 
 def _masks(request: Request, plan: Plan) -> dict[str, int]:

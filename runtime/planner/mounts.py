@@ -190,7 +190,7 @@ def is_read_only_late(mount: Mount) -> bool:
     options = mount.options
     if options.is_bind or options.is_remount or not options.attr_set & linux.MOUNT_ATTR_RDONLY:
         return False
-    return mount.kind == "tmpfs" or mount.place == "/dev"
+    return mount.kind == "tmpfs" or (mount.place == "/dev" and mount.kind != "cgroup")
 
 
 def _takes_sources_early(request: Request) -> bool:

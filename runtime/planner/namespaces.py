@@ -24,6 +24,8 @@ _FIRST = linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLO
 #: a cgroup namespace's root is the cgroup of its making; pid and time namespaces are for the children only
 _LAST = linux.CLONE_NEWCGROUP | linux.CLONE_NEWPID | linux.CLONE_NEWTIME
 
+_SYS_ADMIN = 1 << linux.CAPABILITIES.index("CAP_SYS_ADMIN")
+
 
 class Namespaces:
     """`linux.namespaces`, sorted: flags to make, (type, path, place) to join, and what the id maps make possible."""
@@ -66,8 +68,11 @@ def resolve(request: Request) -> Namespaces:
             raise ConfigError(
                 f"/linux/namespaces/{index}", f"a second {kind} namespace", clause="config-linux.md#namespaces"
             )
-        found.flags |= flag
         path = entry.get("path")
+        if path and kind == "mount" and request.host.is_own_mount_ns(path):
+            # the host's own: as if not given, or the host's root would be the one that is pivoted
+            continue
+        found.flags |= flag
         if path:
             found.joined.append((kind, path, index))
         else:
@@ -84,6 +89,9 @@ def resolve(request: Request) -> Namespaces:
             )
         found.is_setgroups_denied = request.host.euid != 0 and not _needs_helper(found.gid_map, request.host.egid)
     found.is_setgroups_unsure = found.has_user and not found.new & linux.CLONE_NEWUSER
+    if request.host.in_user_ns and request.host.is_setgroups_denied:
+        # whoever made the user namespace that we are in did so without privilege; those below it inherit that
+        found.is_setgroups_denied = True
     request.resolved = found
     request.has_user_ns = found.has_user
     return found
@@ -99,6 +107,16 @@ def resolve_exec(request: Request) -> Namespaces:
         found.flags |= linux.NAMESPACES[kind][0]
     found.has_user = request.has_user_ns = bool(found.flags & linux.CLONE_NEWUSER)
     return found
+
+
+def refuse_unprivileged(request: Request) -> None:
+    """Raise where an ordinary user wants namespaces that only the owner of a user namespace can make or join."""
+    host = request.host
+    if not get(request).has_user and host.euid != 0 and not host.capabilities & _SYS_ADMIN:
+        raise Unsupported(
+            "linux.namespaces: rootless container requires user namespaces",
+            "`pyrunc spec --rootless` writes a configuration that has one",
+        )
 
 
 def get(request: Request) -> Namespaces:
@@ -327,12 +345,7 @@ def _needs_helper(mappings: list[dict[str, int]], own: int) -> bool:
 def _map_steps(request: Request, found: Namespaces) -> Iterator[Step]:
     host = request.host
     is_root = host.euid == 0
-    if found.is_setgroups_denied:
-        if (request.process.get("user") or {}).get("additionalGids"):
-            raise Unsupported(
-                "process.user.additionalGids: without root, and with only one's own group mapped, groups cannot be set",
-                "map more groups: they are written by newgidmap, which keeps setgroups allowed",
-            )
+    if found.is_setgroups_denied and not is_root:
         # must come before the gid map, which is refused otherwise
         yield ("write", "/proc/$PID/setgroups", "deny")
     if is_root or not _needs_helper(found.uid_map, host.euid):

@@ -7,7 +7,7 @@ below it by name.
 from __future__ import annotations
 
 from runtime import linux
-from runtime.errors import ConfigError, Unsupported
+from runtime.errors import ConfigError
 from runtime.ops import FLAG_RECURSIVE
 from runtime.plan import Op
 from runtime.planner import namespaces, paths
@@ -40,11 +40,6 @@ def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
     kind, _ = propagation(request)
     if has_mount_ns(request):
         yield _cut_off(kind)
-    elif not request.mounts_on_host:
-        # every mount would be the host's, and would stay there
-        raise Unsupported(
-            "linux.namespaces: without a mount namespace the container's mounts would be made on the host"
-        )
     yield from paths.null_device(request, plan)
     about = f"open rootfs {request.rootfs}"
     where = "/root/path"
@@ -55,13 +50,16 @@ def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
     if (kind and kind != linux.MS_SLAVE) or not has_mount_ns(request):
         # a slave of the host made shared would still receive; it is to have peers of its own only
         yield Op("mount-setattr", r0="rootfs", c=linux.MS_PRIVATE, about=about, where=where)
-    # in its own place, so that hooks find the container's mounts below root.path
-    yield Op("move-mount", r0="rootfs", r1="at", about=f"mount rootfs {request.rootfs}", where=where)
+    if has_mount_ns(request):
+        # in its own place, so that hooks find the container's mounts below root.path
+        yield Op("move-mount", r0="rootfs", r1="at", about=f"mount rootfs {request.rootfs}", where=where)
+    # Without a mount namespace the clone stays attached to nothing: the container's mounts are made in a tree that nobody on
+    # the host can see, and that ends with its last process. runc makes them on the host, where they stay. Linux 6.15.
     yield Op("close", r0="at")
 
 
 def has_mount_ns(request: Request) -> bool:
-    """Whether the container's mounts are its own; where not, whoever deletes it has to unmount its rootfs."""
+    """Whether the container's mounts are in a namespace of its own; where not, in a tree without one."""
     return bool(namespaces.get(request).flags & linux.CLONE_NEWNS)
 
 

@@ -18,7 +18,8 @@ from config_faults import Fault
 from runtime import bundle
 from runtime.errors import ConfigError
 
-FAULTS = config_faults.faults()
+#: of each property one value of a wrong type, one out of its range, and its absence; tests/unit/specs takes all of them
+FAULTS = list({(fault.kind, fault.pointer): fault for fault in reversed(config_faults.faults())}.values())[::-1]
 #: spread over the document, and of each kind of fault
 SAMPLE = FAULTS[:: max(1, len(FAULTS) // 40)] + [f for f in FAULTS if f.kind == "missing"][::2]
 
@@ -55,7 +56,7 @@ def test_every_fault_is_one_error_with_its_place(place: Path, fault: Fault) -> N
 
 def test_there_are_faults_of_every_property() -> None:
     """At least a wrong type and, but for yes-or-no and free values, one out of range; a missing one where it is required."""
-    assert len(FAULTS) > 1000
+    assert len(FAULTS) > 500
     assert {fault.kind for fault in FAULTS} == {"type", "range", "missing"}
     assert len({fault.pointer for fault in FAULTS}) > 200
 
@@ -152,7 +153,7 @@ def test_rules_across_properties(refused: Any, bundle: Callable[..., Any]) -> No
             {"hostname": "x", "linux": {"namespaces": [{"type": "mount"}]}},
             "hostname: would set the hostname of the host",
         ),
-        ({"linux": {"sysctl": {"vm.swappiness": "1"}}}, "it would change the host"),
+        ({"linux": {"sysctl": {"vm.swappiness": "1"}}, "hostname": ""}, "it would change the host"),
         ({"linux": {"maskedPaths": ["/proc/kcore"]}, "hostname": ""}, "there is no mount namespace"),
         ({"mounts": [{"destination": "/proc/self", "type": "tmpfs"}]}, "is inside /proc"),
     ):

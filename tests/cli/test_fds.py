@@ -174,6 +174,7 @@ def test_the_container_cannot_reach_the_host_through_descriptors(pyrunc, running
     assert len(links) == 3
 
 
+@pytest.mark.differs("it knows no barrier")
 def test_notify_socket(request, pyrunc, make, scratch):
     """sd_notify(3): readiness of the container's program is told to whoever waits for the runtime."""
     service = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -189,9 +190,41 @@ def test_notify_socket(request, pyrunc, make, scratch):
         got += service.recv(4096).decode()
     # the one that the service manager has started and waits for
     assert f"MAINPID={run.pid}" in got
+    data, fds, _, _ = socket.recv_fds(service, 4096, 1)
+    assert data == b"BARRIER=1" and len(fds) == 1
+    os.close(fds[0])  # which says: all is processed (sd_notify_barrier(3))
     pyrunc("kill", id_, "KILL")
     assert run.wait(20) == 137
     service.close()
+
+
+@pytest.mark.differs("it knows no barrier")
+def test_notify_socket_of_a_detached_container(request, pyrunc, make, scratch):
+    """Whether run -d or start: the command returns when the container is ready, and the container is the main process."""
+    for verb in ("run", "start"):
+        path = scratch / f"service-{verb}"
+        service = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        request.addfinalizer(service.close)
+        service.bind(str(path))
+        service.settimeout(20)
+        made, id_ = make(None, "/bin/sh", "-c", "/bin/probe notify READY=1; exec sleep 1000"), pyrunc.id(verb)
+        env = {**pyrunc.env, "NOTIFY_SOCKET": str(path)}
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": env}
+        if verb == "run":
+            command = pyrunc.popen("run", "-d", "-b", made, id_, **quiet)
+        else:
+            pyrunc("create", "-b", made, id_, **quiet)
+            command = pyrunc.popen("start", id_, **quiet)
+        got = ""
+        while "MAINPID=" not in got:
+            data, fds, _, _ = socket.recv_fds(service, 4096, 1)
+            got += data.decode()
+        assert got.startswith("READY=1\n") and f"MAINPID={pyrunc.pid(id_)}" in got
+        assert command.poll() is None
+        data, fds, _, _ = socket.recv_fds(service, 4096, 1)
+        os.close(fds[0])
+        assert command.wait(20) == 0
+        service.close()
 
 
 def test_the_probe_sees_a_leak(probe):

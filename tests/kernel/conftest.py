@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import interpreter  # noqa: E402 - found through the path above
-from interpreter import Done, Interpreter  # noqa: E402
+from interpreter import Done, Interpreter, refusal  # noqa: E402
 
 from runtime.plan import Op  # noqa: E402
 
@@ -91,16 +90,9 @@ def place(scratch: Path, base_rootfs: Path) -> Place:
     return Place(scratch)
 
 
-def _filter(call: int, error: int) -> bytes:
-    """A seccomp program that answers one system call with an errno."""
-    load, equal, give = 0x20, 0x15, 0x06
-    rows = [(load, 0, 0, 0), (equal, 0, 1, call), (give, 0, 0, 0x50000 | error), (give, 0, 0, 0x7FFF0000)]
-    return b"".join(struct.pack("<HBBI", *row) for row in rows)
-
-
 @pytest.fixture(params=["", "ENOSYS", "EPERM"])
 def refused(request: pytest.FixtureRequest) -> list[Op]:
     """Ops that make openat2 what it is where a service manager or an old container's filter hides it; nothing the first time."""
     if not request.param:
         return []
-    return [Op("seccomp", _filter(437, getattr(errno, request.param)))]
+    return [Op("seccomp", refusal(437, getattr(errno, request.param)))]

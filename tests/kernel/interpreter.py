@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,13 @@ def rootfs(path: Path, register: str = "rootfs") -> list[Op]:
         Op("open-tree", str(path), r0=register, a=linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE),
         Op("move-mount", str(path), r0=register),
     ]
+
+
+def refusal(call: int, error: int) -> bytes:
+    """A seccomp program that answers one system call with an errno."""
+    load, equal, give = 0x20, 0x15, 0x06
+    rows = [(load, 0, 0, 0), (equal, 0, 1, call), (give, 0, 0, 0x50000 | error), (give, 0, 0, 0x7FFF0000)]
+    return b"".join(struct.pack("<HBBI", *row) for row in rows)
 
 
 class Interpreter:

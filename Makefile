@@ -150,7 +150,7 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(call need,$(DEPS_TEST))
 	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml
 	@cd $(HERE) && $(VENV)/bin/ruff format --check -q --output-format concise . && $(VENV)/bin/ruff check -q --output-format concise .
-	@cd $(HERE) && clang-format --dry-run -Werror $$(git ls-files -co --exclude-standard '*.c' '*.h')
+	@cd $(HERE) && find runtime tests -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from runtime import foreground, identity, lifecycle, removal, steps, store, wire
+from runtime import foreground, identity, lifecycle, removal, seccomp, steps, store, wire
 from runtime import system as os
 from runtime.errors import CgroupError, Error, KernelError, StateError
 from runtime.launch import Launch, words_for_status
@@ -35,7 +35,6 @@ class Made:
         self.entry = entry
         self.launch: Launch | None = None
         self.pidfd = -1
-        self.start_time = 0
         self.is_ready = False
         self.has_run_hooks = False
         self.terminal: Terminal | None = None
@@ -53,8 +52,8 @@ class Made:
             "cgroup": making.cgroup.state(),
             "freezer": making.cgroup.freezer_file(),
             "namespaces": [n["type"] for n in making.linux.get("namespaces") or ()],
-            "has_poststart": bool((making.config.get("hooks") or {}).get("poststart")),
-            "has_poststop": bool((making.config.get("hooks") or {}).get("poststop")),
+            "has_poststart": any(step[0] == "hook" for step in making.plan.sections["exec"]),
+            "has_poststop": bool(making.plan.sections["delete"]),
         }
 
     # -- doing -----------------------------------------------------------------------------------------------------
@@ -66,40 +65,41 @@ class Made:
             # before it is written down as ours: an undo would kill whoever is in there
             making.cgroup.is_foreign = True
             raise CgroupError(f"container's cgroup is not empty: {len(making.cgroup.pids())} process(es) found")
-        # before the cgroup exists: what may have to be removed, should we be killed
-        self.entry.note({key: self.saved[key] for key in _NOTED})
-        cgroup_steps = []
         for step, _ in making.plan.host:
-            if step[1].startswith("$STATE"):
+            if step[0] == "launch":
+                self._launch()
+            elif step[1][0] == "$":
                 self._own_step(step)
             else:
-                cgroup_steps.append(step)
-        oom_kills = 0
-        inherited = [self.fds[name] for name in making.plan.inherited]
-        stdio = getattr(making.options, "stdio", None)
-        self.launch = Launch(making.plan, inherited, self._doers(), self._on_pid, stdio)
-        try:
-            for fd in self.fds.values():
-                os.close(fd)
-            self.fds.clear()
-            if not making.plan.ops or not any(op.name == "fork" for op in making.plan.ops):
-                self._on_pid(self.launch.pid)
-            for step in cgroup_steps:
                 making.cgroup.run(step)
-            oom_kills = making.cgroup.oom_kills()
-        except BaseException:
-            self.launch.hang_up()
-            raise
+        assert self.launch is not None
+        oom_kills = making.cgroup.oom_kills()
         self.launch.serve()
         for warning in (*making.plan.warnings, *self.launch.warnings):
             making.ctx.warn(warning)
         if not self.is_ready:
             raise self._how_init_died(oom_kills)
 
+    def _launch(self) -> None:
+        making = self.making
+        inherited = [self.fds[name] for name in making.plan.inherited]
+        stdio = getattr(making.options, "stdio", None)
+        self.launch = Launch(making.plan, inherited, self._doers(), self._on_pid, stdio)
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+        if "fork" not in making.plan.sections:
+            self._on_pid(self.launch.pid)
+
     def _own_step(self, step: Step) -> None:
-        kind, target, _ = step
+        kind, target, value = step
         name = target.partition("/")[2]
-        if kind == "mkdir" and name:
+        if kind == "note":
+            self.entry.note({key: self.saved[key] for key in value.split(", ")})
+        elif kind == "keep":
+            assert self.making.filter is not None
+            seccomp.keep(self.making.filter, self.making.ctx.cache_dir)
+        elif kind == "mkdir" and name:
             os.mkdir(name, 0o755, dir_fd=self.entry.fd)
             if not self.making.waits:
                 from runtime import notify
@@ -119,8 +119,10 @@ class Made:
 
     def _on_pid(self, pid: int) -> None:
         self.pidfd = os.pidfd_open(pid)
-        self.start_time = identity.start_time(pid)
-        self.entry.note({"pid": pid, "start_time": self.start_time})
+        self.saved["pid"] = pid
+        self.saved["start_time"] = identity.start_time(pid)
+        for step in self.making.plan.sections.get("fork", ()):
+            self._own_step(step)
 
     def _doers(self) -> dict[str, Doer]:
         return {
@@ -133,7 +135,9 @@ class Made:
             "console": self._console,
             "seccomp-listener": self._seccomp_listener,
             "rlimit": self._rlimit,
+            "pidfd": self._pidfd,
             "save": self._save,
+            "pid-file": self._pid_file,
         }
 
     def _write(self, step: Step, launch: Launch, given: int) -> int:
@@ -159,7 +163,8 @@ class Made:
         kind, _, index = step[1].partition("/")
         hook = self.making.config["hooks"][kind][int(index)]
         # prestart is from before there was "creating", and its users expect the word of that time
-        state = lifecycle.hook_state(self.saved, "created" if kind == "prestart" else "creating", launch.pid)
+        word = {"prestart": "created", "poststart": "running"}.get(kind, "creating")
+        state = lifecycle.hook_state(self.saved, word, launch.pid)
         hooks.run(f"{kind}[{index}]", hook, state, self.making.bundle.path)
         return -1
 
@@ -177,9 +182,8 @@ class Made:
 
         if given < 0:
             raise KernelError("get the terminal of init", 9)
-        socket = getattr(self.making.options, "console_socket", None)
-        if socket:
-            console.send(socket, given, b"/dev/ptmx")
+        if getattr(self.making.options, "console_socket", None):
+            console.send(step[1], given, b"/dev/ptmx")
         else:
             self.terminal = console.Terminal(os.dup(given))
         return -1
@@ -194,15 +198,19 @@ class Made:
         steps.set_rlimit(step, launch.pid)
         return -1
 
+    def _pidfd(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import console
+
+        console.send(step[1], self.pidfd, b"pidfd")
+        return -1
+
+    def _pid_file(self, step: Step, launch: Launch, given: int) -> int:
+        # decimal and without a newline, renamed into place: callers poll for the file
+        steps.write_pid_file(step[1], launch.pid)
+        return -1
+
     def _save(self, step: Step, launch: Launch, given: int) -> int:
         """The last answer before init goes on: now the container exists for others."""
-        socket = getattr(self.making.options, "pidfd_socket", None)
-        if socket:
-            from runtime import console
-
-            console.send(socket, self.pidfd, b"pidfd")
-        self.saved["pid"] = launch.pid
-        self.saved["start_time"] = self.start_time
         if self.making.waits:
             self.saved["tail"] = wire.tail(self.making.plan)
         self.entry.save(self.saved)
@@ -225,16 +233,17 @@ class Made:
 
     # -- handing over, or undoing ----------------------------------------------------------------------------------
 
-    def write_pid_file(self) -> None:
-        """Write the pid of init, decimal and without a newline, renamed into place: callers poll for the file."""
-        path = getattr(self.making.options, "pid_file", None)
-        if path and self.launch is not None:
-            steps.write_pid_file(path, self.launch.pid)
+    def follow(self, moment: str) -> None:
+        """Do the steps of the plan for when init has got to its op `moment`."""
+        assert self.launch is not None
+        doers = self._doers()
+        for step in self.making.plan.sections.get(moment, ()):
+            doers[step[0]](step, self.launch, -1)
 
     def hand_over(self) -> None:
         """The container stands by itself now; init goes to whoever reaps our children."""
         try:
-            self.write_pid_file()
+            self.follow("fifo")
         except Error:
             self.undo()
             raise
@@ -267,9 +276,6 @@ class Made:
             self.close()
 
 
-_NOTED = ("id", "ociVersion", "bundle", "rootfs", "created", "annotations", "boot_id", "cgroup", "has_poststop")
-
-
 def make(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, waits: bool, detached: bool) -> Made:
     """Make a container, or leave nothing behind and raise what went wrong."""
     making = Making(ctx, id_, bundle_path, options, waits=waits, detached=detached)
@@ -292,9 +298,7 @@ def run(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int
     assert launch is not None
     try:
         launch.hang_up()
-        if made.saved["has_poststart"]:
-            lifecycle.poststart(made.entry, launch.pid)
-        made.write_pid_file()
+        made.follow("exec")
         code = _attend(made, launch, detached)
         if detached:
             made.close()

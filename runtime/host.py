@@ -23,6 +23,7 @@ class Host:
         is_rootless: bool
         in_user_ns: bool
         is_setgroups_denied: bool
+        owns_mounts: bool
         cgroup_mode: str
         cgroup_mounts: dict[str, str]
         cgroup_unified: str
@@ -135,6 +136,25 @@ def _is_setgroups_denied(host: Host) -> bool:
         return False
 
 
+def _owns_mounts(host: Host) -> bool:
+    """Whether our mount namespace belongs to the user namespace that we are root of: then we may clone its mounts."""
+    if host.euid != 0:
+        return False
+    from fcntl import ioctl
+
+    namespace = owner = -1
+    try:
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        owner = ioctl(namespace, 0xB701)  # NS_GET_USERNS, ioctl_ns(2)
+        return os.fstat(owner).st_ino == os.stat("/proc/self/ns/user").st_ino
+    except OSError:
+        return False  # its owner is beyond what we can see
+    finally:
+        for fd in (namespace, owner):
+            if fd >= 0:
+                os.close(fd)
+
+
 def _is_rootless(host: Host) -> bool:
     # runc's rule: no root, or root of a user namespace that somebody else made
     return host.euid != 0 or host.in_user_ns
@@ -217,6 +237,7 @@ _FINDERS: dict[str, Callable[[Host], Any]] = {
     "egid": lambda host: os.getegid(),
     "in_user_ns": _in_user_ns,
     "is_setgroups_denied": _is_setgroups_denied,
+    "owns_mounts": _owns_mounts,
     "is_rootless": _is_rootless,
     "cgroup_mounts": _cgroup_mounts,
     "cgroup_unified": _cgroup_unified,

@@ -42,6 +42,7 @@ class Joining:
         self.saved: dict[str, Any] = entry.state
         making.check_terminal(process, options, self.is_detached)
         self.config = lifecycle.config_of(entry)
+        check_user(self.config, process, entry.id)
         self.host = Host()
         self.cgroup = cgroups.from_state(self.saved["cgroup"], self.host)
         self.filter = seccomp.prepare((self.config.get("linux") or {}).get("seccomp") or {}, self.host, ctx.cache_dir)
@@ -150,6 +151,17 @@ class Joining:
             if fd >= 0:
                 os.close(fd)
         self.pidfd = self.init_fd = -1
+
+
+def check_user(config: dict[str, Any], process: dict[str, Any], id_: str) -> None:
+    """Raise RuleError where the container's user namespace has no place for the user or a group of the process."""
+    if not (config.get("linux") or {}).get("uidMappings"):
+        return
+    from runtime import rules, rules_linux
+
+    # of the container itself the rules have seen to it
+    for fault in rules_linux.user_is_mapped(rules.Document({**config, "process": process}), ""):
+        raise rules.Finding(fault, "config-linux.md#user-namespace-mappings", "error").error(f"exec {id_}")
 
 
 def run(ctx: lifecycle.Context, entry: Entry, process: dict[str, Any], options: Any) -> int:

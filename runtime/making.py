@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from runtime.plan import Plan, Step
 
 
+#: what the journal says of a container before any of it is there
+NOTED = "id, ociVersion, bundle, rootfs, created, annotations, boot_id, cgroup, has_poststop"
+
+
 class Making:
     """A container to be: its bundle, cgroup and plan, before anything has been done."""
 
@@ -33,7 +37,7 @@ class Making:
         self.linux: dict[str, Any] = self.config.get("linux") or {}
         check_terminal(self.process, options, detached)
         self.cgroup = cgroups.choose(self.config, id_, self.host, ctx.systemd_cgroup, ctx.cgroup_manager)
-        self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir)
+        self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir, keeps=False)
         self.plan = self._plan()
 
     def _plan(self) -> Plan:
@@ -49,7 +53,7 @@ class Making:
         late: list[Step] = []
         for step in self.cgroup.steps(self.config):
             (late if cgroups.is_late(step) else early).append(step)
-        request.cgroup_steps = [(step, "") for step in early]
+        request.cgroup_steps = [(step, "remove" if step[0] == "mkdir" else "") for step in early]
         request.join_steps = self.cgroup.join_steps()
         request.self_join_steps = self.cgroup.self_join_steps()
         request.clone_into = self.cgroup.clone_into()
@@ -62,23 +66,54 @@ class Making:
         request.wait_for_start = self.waits
         request.notify_dir = f"{self.ctx.root}/{self.id}/notify" if os.environ.get("NOTIFY_SOCKET") else ""
         plan = planner.create(request)
-        own: list[tuple[Step, str]] = [
-            (("mkdir", "$STATE", "0700"), "remove"),
-            (("write", "$STATE/config.json", f"{len(self.bundle.raw)} bytes"), ""),
-        ]
-        if request.notify_dir:
-            own.append((("mkdir", "$STATE/notify", "0755"), ""))
-        if self.waits:
-            own += [(("mkfifo", "$STATE/exec.fifo", "0600"), ""), (("mkfifo", "$STATE/exec.status", "0600"), "")]
-        plan.host[:0] = own
+        self._add_own(plan, request.notify_dir)
         # limits that would stop init itself from forking come when it has done so for the last time
-        plan.sections["ready"] += [*late, ("save", "$STATE/state.json", "")]
+        plan.sections["ready"] += [*late, *self._hand_out("pidfd"), ("save", "$STATE/state.json", "")]
         plan.warnings.extend(self.cgroup.warnings)
         if self.filter is not None:
             plan.warnings.extend(self.filter.warnings)
         check(plan)
         check_preserved(plan.preserve)
         return plan
+
+    def _add_own(self, plan: Plan, notify_dir: str) -> None:
+        """Add what is kept of the container and told to others: there is nothing that `create` does without a line for it."""
+        root_mode = "01700" if self.host.euid else "0700"
+        own: list[tuple[Step, str]] = [
+            (("mkdir", "$ROOT", f"{root_mode} ?exists"), ""),
+            (("mkdir", "$STATE", "0700"), "remove"),
+            # before the cgroup exists: what may have to be removed, should we be killed
+            (("note", "$STATE/journal", NOTED), ""),
+            (("write", "$STATE/config.json", f"{len(self.bundle.raw)} bytes"), ""),
+        ]
+        if self.filter is not None and self.filter.record:
+            own.append((("keep", f"$ROOT/:seccomp/{self.filter.name}", f"{len(self.filter.record)} bytes"), ""))
+        if notify_dir:
+            own.append((("mkdir", "$STATE/notify", "0755"), ""))
+        if self.waits:
+            own += [(("mkfifo", "$STATE/exec.fifo", "0600"), ""), (("mkfifo", "$STATE/exec.status", "0600"), "")]
+        # from here on two are at work: init does its ops up to the first question while the cgroup is made
+        own.append((("launch", "pyrunc init", ""), "kill"))
+        noted: Step = ("note", "$STATE/journal", "pid, start_time")
+        if any(op.name == "fork" for op in plan.ops):
+            plan.sections["fork"] = [noted]
+        else:
+            own.append((noted, ""))
+        plan.host[:0] = own
+        if "console" in plan.sections:
+            plan.sections["console"] = self._hand_out("console") or [("console", "our own terminal", "")]
+        hooks = self.config.get("hooks") or {}
+        for kind, section in (("poststart", "exec"), ("poststop", "delete")):
+            plan.sections[section] = [
+                ("hook", f"{kind}/{index}", hook["path"]) for index, hook in enumerate(hooks.get(kind) or ())
+            ]
+        plan.sections.setdefault("fifo" if self.waits else "exec", []).extend(self._hand_out("pid-file"))
+
+    def _hand_out(self, kind: str) -> list[Step]:
+        """The step for an option that names a place where the caller waits for something of the container."""
+        option = {"pidfd": "pidfd_socket", "console": "console_socket", "pid-file": "pid_file"}[kind]
+        path = getattr(self.options, option, None)
+        return [(kind, path, "")] if path else []
 
 
 def listen_fds() -> int:

@@ -72,7 +72,8 @@ class Plan:
         #: steps before the launch, each with the words for its undoing ("" where nothing is left to undo)
         self.host: list[tuple[Step, str]] = []
         self.ops: list[Op] = []
-        #: section name -> steps; an `ask` op names one in s0 and carries its place in this dict in a
+        #: section name -> steps; an `ask` op names one in s0 and carries its place in this dict in a. After those come the steps
+        #: that nobody asks for: "fork", "fifo" and "exec", done when init has got there, and "delete"
         self.sections: dict[str, list[Step]] = {}
         #: registers that the launcher fills, in order
         self.inherited: list[str] = []
@@ -104,9 +105,11 @@ class Plan:
             yield ("host", index, step[0], step_text(step), f"undo: {undo}" if undo else "")
         for index, op in enumerate(self.ops):
             yield ("init", index, op.name, describe(op), op.where)
-            if op.name == "ask":
-                for step in self.sections[str(op.s0)]:
-                    yield ("host", -1, step[0], step_text(step), "")
+            note = "by start" if op.name == "exec" else ""
+            for step in self.sections.get(str(op.s0) if op.name == "ask" else op.name, ()):
+                yield ("host", -1, step[0], step_text(step), note)
+        for step in self.sections.get("delete", ()):
+            yield ("host", -1, step[0], step_text(step), "by delete")
 
     def text(self) -> str:
         """The plan as `pyrunc plan` prints it, one line each."""
@@ -120,7 +123,7 @@ class Plan:
 
 def step_text(step: Step) -> str:
     """A host step without its kind: `/sys/fs/cgroup/pids/web/pids.max 100`."""
-    return f"{step[1]} {step[2]}".rstrip() if step[2] else step[1]
+    return show(f"{step[1]} {step[2]}".rstrip()) if step[2] else show(step[1])
 
 
 def describe(op: Op) -> str:

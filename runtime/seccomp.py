@@ -44,7 +44,7 @@ _COMPILER = ("_libseccomp.py", "libseccomp.py", "seccomp_bpf.py", "seccomp_profi
 class Filter:
     """A filter ready to be loaded: `program` is an array of struct sock_filter, `flags` are seccomp(2)'s."""
 
-    __slots__ = ("flags", "listener", "listener_metadata", "listener_path", "program", "warnings")
+    __slots__ = ("flags", "listener", "listener_metadata", "listener_path", "name", "program", "record", "warnings")
 
     def __init__(self, program: bytes, flags: int, warnings: list[str], section: dict[str, Any]) -> None:
         self.program = program
@@ -55,6 +55,9 @@ class Filter:
         self.listener_metadata: str = section.get("listenerMetadata") or ""
         #: lines for the log: rules that are ignored, and why
         self.warnings = warnings
+        #: what the cache does not have yet, and the file for it
+        self.name = ""
+        self.record = b""
         if self.listener and not self.listener_path:
             raise RuleError(f"{PLACE}/listenerPath", "required for SCMP_ACT_NOTIFY", clause="config-linux.md#seccomp")
         if self.listener_metadata and not self.listener_path:
@@ -63,27 +66,41 @@ class Filter:
             )
 
 
-def prepare(section: dict[str, Any], host: Host, cache_dir: str = "") -> Filter | None:
-    """The filter of a `linux.seccomp`, None where it is empty; `cache_dir` is made if missing, "" stands for no cache."""
+def prepare(section: dict[str, Any], host: Host, cache_dir: str = "", *, keeps: bool = True) -> Filter | None:
+    """The filter of a `linux.seccomp`, None where it is empty; `cache_dir` "" stands for no cache.
+
+    A filter that was compiled is kept there, or is left to the caller to `keep`: then nothing is changed here.
+    """
     if not section.get("defaultAction") and not section.get("syscalls"):
         return None  # runc: seccomp is off
     library = find_library()
     # a library found only by the loader's own search has no identity to key the cache with
     key = _key(section, host, library) if cache_dir and library else b""
     dir_fd = _open_cache(cache_dir) if key else -1
-    try:
-        name = key.hex()
-        if dir_fd >= 0:
-            found = _load(dir_fd, name, key)
-            if found is not None:
-                return Filter(*found, section)
-        program, flags, warnings = _compile(section, library)
-        made = Filter(program, flags, warnings, section)
-        if dir_fd >= 0:
-            _store(dir_fd, name, _record(key, made))
-        return made
-    finally:
-        if dir_fd >= 0:
+    if dir_fd >= 0:
+        try:
+            found = _load(dir_fd, key.hex(), key)
+        finally:
+            os.close(dir_fd)
+        if found is not None:
+            return Filter(*found, section)
+    program, flags, warnings = _compile(section, library)
+    made = Filter(program, flags, warnings, section)
+    if key:
+        made.name = key.hex()
+        made.record = _record(key, made)
+        if keeps:
+            keep(made, cache_dir)
+    return made
+
+
+def keep(made: Filter, cache_dir: str) -> None:
+    """Keep a compiled filter for the next container; `cache_dir` is made if missing, and left alone if it is not safe."""
+    dir_fd = _open_cache(cache_dir, may_make=True)
+    if dir_fd >= 0:
+        try:
+            _store(dir_fd, made.name, made.record)
+        finally:
             os.close(dir_fd)
 
 
@@ -154,13 +171,15 @@ def _identity(path: str) -> list[Any]:
     return [path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _open_cache(path: str) -> int:
-    """The cache directory, made if missing; -1 if there is none that we can trust."""
+def _open_cache(path: str, *, may_make: bool = False) -> int:
+    """The cache directory; -1 if there is none that we can trust."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         try:
             fd = os.open(path, flags)
         except FileNotFoundError:
+            if not may_make:
+                return -1
             _make_directory(path)
             fd = os.open(path, flags)
     except OSError:

@@ -21,7 +21,10 @@ def write_for(step: Step, pid: int) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise KernelError(f"write {value!r} to {path}", error.errno or 0) from None
+        # user_namespaces(7), Defining user and group ID mappings; root of the host may map anything
+        is_map = path.endswith(("/uid_map", "/gid_map")) and error.errno == 1
+        hint = "only ids that this user namespace has itself can be mapped in one below it" if is_map else ""
+        raise KernelError(f"write {value!r} to {path}", error.errno or 0, hint=hint) from None
 
 
 def set_rlimit(step: Step, pid: int) -> None:

@@ -50,7 +50,10 @@ def run_helper(name: str, pid: int, words: Sequence[str]) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
         text = " ".join(output.decode("utf-8", "replace").split())
-        raise KernelError(f"{name} {pid} {' '.join(words)}", 1, detail=text or f"exit status {status}")
+        hint = ""
+        if "not allowed" in text:
+            hint = f"ranges that a user may map are in /etc/{'subuid' if name == 'newuidmap' else 'subgid'}"
+        raise KernelError(f"{name} {pid} {' '.join(words)}", 1, detail=text or f"exit status {status}", hint=hint)
 
 
 def namespace_of(uid_map: str, gid_map: str) -> int:

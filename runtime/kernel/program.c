@@ -219,7 +219,8 @@ long op_find_exec(const struct op *o)
         if (error == -ENOSYS || error == -EPERM) error = sys(faccessat, AT_FDCWD, path, 1);
         if (error == 0) error = sys(newfstatat, AT_FDCWD, path, &st, 0);
         if (error == 0 && !is_kind(&st, S_IFDIR)) return 0;
-        if (error != -ENOENT && error != -ENOTDIR) worst = error ? error : -EISDIR;
+        // of a search, a directory of PATH that is none says nothing; of a path that was given as one it says why
+        if (error != -ENOENT && (error != -ENOTDIR || o->a == 1)) worst = error ? error : -EISDIR;
     }
     return worst;
 }

@@ -46,9 +46,6 @@ def credentials(request: Request, plan: Plan) -> Iterator[Op]:
     user = request.process.get("user") or {}
     uid = _id(user.get("uid", 0), "/process/user/uid")
     gid = _id(user.get("gid", 0), "/process/user/gid")
-    found = namespaces.get(request)
-    _mapped(uid, found.uid_map, "/user/uid")
-    _mapped(gid, found.gid_map, "/user/gid")
     sets = _masks(request, plan)
     yield Op(
         "bounding",
@@ -89,7 +86,6 @@ def _groups(request: Request, gids: list[int]) -> Iterator[Op]:
         return
     for index, gid in enumerate(gids):
         _id(gid, f"/process/user/additionalGids/{index}")
-        _mapped(gid, found.gid_map, f"/user/additionalGids/{index}")
     # exactly those of the config, also none: what the caller is in is nothing to the container
     yield Op(
         "setgroups",
@@ -104,12 +100,6 @@ def _id(number: int, where: str) -> int:
     if not 0 <= number < _NO_ID:
         raise ConfigError(where, f"{number} is no id: 0 to 4294967294 are", clause="config.md#posix-platform-user")
     return number
-
-
-def _mapped(number: int, mappings: list[dict[str, int]], where: str) -> None:
-    # of a container the rules have seen to it; the ids of an exec come from elsewhere
-    if mappings and not any(0 <= number - row["containerID"] < row["size"] for row in mappings):
-        raise ConfigError(where, f"{number} is not mapped in the user namespace", source="process")
 
 
 def _masks(request: Request, plan: Plan) -> dict[str, int]:

@@ -194,7 +194,7 @@ def is_read_only_late(mount: Mount) -> bool:
 
 
 def _takes_sources_early(request: Request) -> bool:
-    return namespaces.has_host_privilege(request) or rootfs.is_shared(request)
+    return namespaces.leaves_privilege(request) or rootfs.is_shared(request)
 
 
 # -- binds -----------------------------------------------------------------------------------------------------------
@@ -234,6 +234,8 @@ def _idmap(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op
     options = mount.options
     if not options.is_idmapped:
         return
+    if request.host.euid != 0:
+        raise Unsupported(f"{mount.about}: idmapped mounts need root")
     maps = mount.id_maps
     held = ""
     if maps is None:

@@ -125,9 +125,10 @@ def get(request: Request) -> Namespaces:
     return request.resolved
 
 
-def has_host_privilege(request: Request) -> bool:
-    """Whether the caller is root of the host and init is about to leave that behind for a user namespace."""
-    return get(request).has_user and not request.host.is_rootless
+def leaves_privilege(request: Request) -> bool:
+    """Whether init may mount what it sees now, and is about to leave the right to for a user namespace."""
+    host = request.host
+    return get(request).has_user and (not host.is_rootless or (host.in_user_ns and host.owns_mounts))
 
 
 # -- sections --------------------------------------------------------------------------------------------------------

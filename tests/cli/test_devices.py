@@ -38,7 +38,11 @@ def test_default_devices(report):
 
 def test_default_devices_work(each):
     found = each(
-        None, *(f"open /dev/{name} r" for name in DEFAULT if name != "tty"), "write /dev/null", "write /dev/full", "open /dev/tty r"
+        None,
+        *(f"open /dev/{name} r" for name in DEFAULT if name != "tty"),
+        "write /dev/null",
+        "write /dev/full",
+        "open /dev/tty r",
     )
     assert [answer["errno"] for answer in found] == [None] * 5 + [None, "ENOSPC", "ENXIO"]
 
@@ -71,13 +75,18 @@ def test_device_in_missing_directories_and_outside_dev(each):
 
 def test_mode_is_exact_whatever_the_umask(pyrunc, make):
     made = make(
-        devices({"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 0o777}), "/bin/probe", "stat", "/dev/x"
+        devices({"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 0o777}),
+        "/bin/probe",
+        "stat",
+        "/dev/x",
     )
     assert pyrunc("run", "-b", made, pyrunc.id(), preexec_fn=lambda: os.umask(0o77)).json()["mode"] == "0777"
 
 
 def test_a_default_device_given_again_has_the_given_properties(report):
-    found = report(devices({"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600, "uid": 5, "gid": 6}))
+    found = report(
+        devices({"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600, "uid": 5, "gid": 6})
+    )
     null = found["devices"]["null"]
     assert (null["mode"], null["uid"], null["gid"]) == ("0600", 5, 6)
 

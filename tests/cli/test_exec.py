@@ -157,8 +157,8 @@ def test_pid_file_of_an_attached_exec(pyrunc, running, scratch, until):
     pid = int((scratch / "pid").read_text())
     assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink(f"/proc/{box.pid}/ns/mnt")
     command.stdin.close()
-    command.stdout.close()
     assert command.wait(20) == 0
+    command.stdout.close()
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_preserved_through_create_and_start(pyrunc, make, files):
 
 def test_preserved_in_exec(pyrunc, running, files):
     box = running()
-    found = launch(pyrunc, ["exec", "--preserve-fds", "2", box.id, "/bin/probe", "fds"], {n: files(n) for n in (3, 4, 5)}).json()
+    found = launch(
+        pyrunc, ["exec", "--preserve-fds", "2", box.id, "/bin/probe", "fds"], {n: files(n) for n in (3, 4, 5)}
+    ).json()
     assert [entry["fd"] for entry in found] == [0, 1, 2, 3, 4]
 
 
@@ -116,7 +118,13 @@ def activated(pyrunc, words, fds, count, pid="$$"):
     """As a service manager starts it: with LISTEN_PID, which must be the runtime's own."""
     command = ["/bin/sh", "-c", f'LISTEN_PID={pid} LISTEN_FDS={count} exec "$@"', "sh", *pyrunc.argv(*words)]
     done = subprocess.run(
-        command, close_fds=False, preexec_fn=with_fds(fds), env=pyrunc.env, stdout=subprocess.PIPE, timeout=60, check=True
+        command,
+        close_fds=False,
+        preexec_fn=with_fds(fds),
+        env=pyrunc.env,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
     )
     return json.loads(done.stdout)
 
@@ -152,7 +160,9 @@ def test_high_limit_of_descriptors(pyrunc, make):
     """Closing them takes no longer for a million that are not there."""
     made = make(None, "/bin/probe", "fds")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    result = pyrunc("run", "-b", made, pyrunc.id(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard)))
+    result = pyrunc(
+        "run", "-b", made, pyrunc.id(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    )
     assert [entry["fd"] for entry in result.json()] == [0, 1, 2]
 
 

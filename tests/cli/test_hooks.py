@@ -63,7 +63,12 @@ def test_order(pyrunc, hooked, log):
     assert pyrunc.wait(pid) == 0
     # poststart runs beside the program, or even after it
     words = order()
-    assert [word for word in words if not word.startswith("poststart")] == [*created, "startContainer1", "startContainer2", "program"]
+    assert [word for word in words if not word.startswith("poststart")] == [
+        *created,
+        "startContainer1",
+        "startContainer2",
+        "program",
+    ]
     assert [word for word in words if word.startswith("poststart")] == ["poststart1", "poststart2"]
     pyrunc("delete", id_)
     assert order()[-2:] == ["poststop1", "poststop2"]
@@ -71,7 +76,13 @@ def test_order(pyrunc, hooked, log):
 
 @pytest.mark.differs("its hooks are told created from the first to poststart")
 def test_state_on_stdin(pyrunc, hooked, log):
-    made = hooked({kind: [shell(f"cat >{log}/{kind}")] for kind in KINDS}, "/bin/sh", "-c", "read x", edit=lambda c: c.update(annotations={"k": "v"}))
+    made = hooked(
+        {kind: [shell(f"cat >{log}/{kind}")] for kind in KINDS},
+        "/bin/sh",
+        "-c",
+        "read x",
+        edit=lambda c: c.update(annotations={"k": "v"}),
+    )
     id_ = pyrunc.id()
     read, write = os.pipe()
     pyrunc("create", "-b", made, id_, stdin=read)
@@ -112,7 +123,12 @@ def test_namespaces(pyrunc, hooked, log):
 
 def test_root_directory(pyrunc, hooked, log):
     """createContainer sees the host's tree, before the root is changed; startContainer the container's."""
-    made = hooked({kind: [shell(f"(ls -d /bin/probe /work; :) >{log}/{kind} 2>&1")] for kind in ("createRuntime", "startContainer")})
+    made = hooked(
+        {
+            kind: [shell(f"(ls -d /bin/probe /work; :) >{log}/{kind} 2>&1")]
+            for kind in ("createRuntime", "startContainer")
+        }
+    )
     pyrunc("run", "-b", made, pyrunc.id())
     assert "/bin/probe\n" in (log / "startContainer").read_text()
     assert "/bin/probe\n" not in (log / "createRuntime").read_text()
@@ -121,9 +137,8 @@ def test_root_directory(pyrunc, hooked, log):
 def test_mounts_made_by_a_hook_are_the_containers(pyrunc, hooked, log):
     """What nvidia's and other hooks do: enter the namespace of the pid on stdin, mount into the rootfs."""
     made = hooked({}, "/bin/cat", "/mnt/hello")
-    script = (
-        f"pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); nsenter -t $pid -m sh -c "
-        + shlex.quote(f"mount -t tmpfs hook {made.rootfs}/mnt && echo hello >{made.rootfs}/mnt/hello")
+    script = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); nsenter -t $pid -m sh -c " + shlex.quote(
+        f"mount -t tmpfs hook {made.rootfs}/mnt && echo hello >{made.rootfs}/mnt/hello"
     )
     made.config["hooks"] = {"createRuntime": [shell(script, env=["PATH=/usr/sbin:/usr/bin:/sbin:/bin"])]}
     made.write()
@@ -151,13 +166,23 @@ def test_environment_args_cwd_and_descriptors(pyrunc, hooked, log, kind):
 
 
 def test_no_environment_is_given(pyrunc, hooked, log):
-    made = hooked({kind: [shell(f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^PATH= >{log}/{kind}; :", env=[])] for kind in KINDS})
+    made = hooked(
+        {
+            kind: [shell(f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^PATH= >{log}/{kind}; :", env=[])]
+            for kind in KINDS
+        }
+    )
     pyrunc("run", "-b", made, pyrunc.id())
     assert {kind: (log / kind).read_text() for kind in KINDS} == dict.fromkeys(KINDS, "")
 
 
 def test_signals_are_ordinary_in_a_hook(pyrunc, hooked, log):
-    made = hooked({"createRuntime": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals")], "poststop": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals2")]})
+    made = hooked(
+        {
+            "createRuntime": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals")],
+            "poststop": [shell(f"grep -e SigBlk -e SigIgn /proc/self/status >{log}/signals2")],
+        }
+    )
     pyrunc("run", "-b", made, pyrunc.id())
     for name in ("signals", "signals2"):
         for line in (log / name).read_text().splitlines():
@@ -260,7 +285,12 @@ def test_hook_killed_by_a_signal(refused):
 
 @pytest.mark.parametrize(
     "hook, words",
-    [({"args": ["x"]}, ["path"]), ({"path": "relative"}, ["path"]), ({"path": "/bin/true", "timeout": 0}, ["timeout"]), ({"path": "/bin/true", "timeout": -1}, ["timeout"])],
+    [
+        ({"args": ["x"]}, ["path"]),
+        ({"path": "relative"}, ["path"]),
+        ({"path": "/bin/true", "timeout": 0}, ["timeout"]),
+        ({"path": "/bin/true", "timeout": -1}, ["timeout"]),
+    ],
 )
 @pytest.mark.differs("it looks at them no closer")
 def test_hooks_that_are_wrong(refused, hook, words):
@@ -289,7 +319,16 @@ def test_flood_of_output(pyrunc, hooked, kind):
 
 
 def test_flood_of_output_of_a_hook_that_fails(pyrunc, hooked, gone):
-    made, id_ = hooked({"createRuntime": [shell("dd if=/dev/zero bs=65536 count=100 2>/dev/null | tr '\\0' x; echo the end; exit 1")]}), pyrunc.id()
+    made, id_ = (
+        hooked(
+            {
+                "createRuntime": [
+                    shell("dd if=/dev/zero bs=65536 count=100 2>/dev/null | tr '\\0' x; echo the end; exit 1")
+                ]
+            }
+        ),
+        pyrunc.id(),
+    )
     result = pyrunc("create", "-b", made, id_, status=1)
     assert "the end" in result.err
     gone(pyrunc, id_, made)
@@ -298,13 +337,21 @@ def test_flood_of_output_of_a_hook_that_fails(pyrunc, hooked, gone):
 @pytest.mark.differs("it hands on all of it")
 def test_error_of_a_hook_is_one_line_of_bounded_length(pyrunc, hooked):
     """conmon reads the error with one read of 8191 bytes; a log line is a line."""
-    made = hooked({"createRuntime": [shell("dd if=/dev/zero bs=65536 count=10 2>/dev/null | tr '\\0' x; printf 'two\\nlines\\n'; exit 1")]})
+    made = hooked(
+        {
+            "createRuntime": [
+                shell("dd if=/dev/zero bs=65536 count=10 2>/dev/null | tr '\\0' x; printf 'two\\nlines\\n'; exit 1")
+            ]
+        }
+    )
     error = pyrunc.fails("create", "-b", made, pyrunc.id())
     assert len(error) < 8191 and len(error.strip().splitlines()) == 1 and "lines" in error
 
 
 def test_a_hook_that_does_not_read_its_input(pyrunc, hooked):
-    made = hooked({kind: [shell("exec <&-")] for kind in KINDS}, edit=lambda c: c.update(annotations={"long": "x" * 300_000}))
+    made = hooked(
+        {kind: [shell("exec <&-")] for kind in KINDS}, edit=lambda c: c.update(annotations={"long": "x" * 300_000})
+    )
     pyrunc("run", "-b", made, pyrunc.id())
 
 

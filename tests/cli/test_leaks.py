@@ -43,7 +43,10 @@ class Machine:
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if self.name in (entry / "cmdline").read_bytes() or self.cgroup.encode() in (entry / "cgroup").read_bytes():
+                if (
+                    self.name in (entry / "cmdline").read_bytes()
+                    or self.cgroup.encode() in (entry / "cgroup").read_bytes()
+                ):
                     found.append(int(entry.name))
             except OSError:
                 pass

@@ -54,10 +54,10 @@ def test_state_has_the_fields_of_the_specification(pyrunc, bundle):
 
 
 def test_bundle_is_the_current_directory_by_default_and_stored_absolute(pyrunc, bundle):
-    made = bundle("/bin/probe", "sleep", "1000")
-    pyrunc("create", pyrunc.id("here"), cwd=made.path)
-    pyrunc("create", "--bundle", os.path.relpath(made.path, "/usr"), pyrunc.id("rel"), cwd="/usr")
-    for name in ("here", "rel"):
+    here, rel = (bundle("/bin/probe", "sleep", "1000") for _ in range(2))
+    pyrunc("create", pyrunc.id("here"), cwd=here.path)
+    pyrunc("create", "--bundle", os.path.relpath(rel.path, "/usr"), pyrunc.id("rel"), cwd="/usr")
+    for name, made in (("here", here), ("rel", rel)):
         assert pyrunc.state(pyrunc.id(name))["bundle"] == str(made.path)
         pyrunc("start", pyrunc.id(name), cwd="/")
 
@@ -67,7 +67,7 @@ def test_pid_file_has_the_pid_and_no_newline(pyrunc, bundle, scratch):
     pyrunc("create", "-b", made, "--pid-file", scratch / "pid", id_)
     assert (scratch / "pid").read_text() == str(pyrunc.pid(id_))
     assert sorted(name for name in os.listdir(scratch) if "pid" in name) == ["pid"]
-    pyrunc("run", "-d", "-b", made, "--pid-file", "pid2", pyrunc.id("d"), cwd=scratch)
+    pyrunc("run", "-d", "-b", bundle("/bin/probe", "sleep", "1000"), "--pid-file", "pid2", pyrunc.id("d"), cwd=scratch)
     assert (scratch / "pid2").read_text() == str(pyrunc.pid(pyrunc.id("d")))
 
 

@@ -102,7 +102,14 @@ def test_attributes_have_their_effect(each, scratch):
     )
     found = each(
         edit,
-        *("write /ro/file", "mkfile /ro/new", "mmapx /noexec/file", "mmapx /rw/file", "open /nodev/null r", "open /rw/null r"),
+        *(
+            "write /ro/file",
+            "mkfile /ro/new",
+            "mmapx /noexec/file",
+            "mmapx /rw/file",
+            "open /nodev/null r",
+            "open /rw/null r",
+        ),
         "write /rw/file changed",
     )
     assert [answer["errno"] for answer in found] == ["EROFS", "EROFS", "EPERM", None, "EACCES", None, None]
@@ -110,7 +117,9 @@ def test_attributes_have_their_effect(each, scratch):
 
 
 def test_bind_and_rbind(report, tree):
-    found = report(both(mount("/bind", tree, "bind"), mount("/rbind", tree, "rbind"), mount("/b2", tree, "bind", type="none")))
+    found = report(
+        both(mount("/bind", tree, "bind"), mount("/rbind", tree, "rbind"), mount("/b2", tree, "bind", type="none"))
+    )
     points = [m["point"] for m in found["mounts"]]
     assert "/bind" in points and "/bind/sub" not in points
     assert "/rbind" in points and "/rbind/sub" in points
@@ -124,7 +133,14 @@ def test_a_read_only_rbind_leaves_what_is_below_writable(each, report, mount_of,
 
 @pytest.mark.parametrize(
     "option, seen",
-    [("rro", "ro"), ("rnosuid", "nosuid"), ("rnodev", "nodev"), ("rnoexec", "noexec"), ("rnoatime", "noatime"), ("rnodiratime", "nodiratime")],
+    [
+        ("rro", "ro"),
+        ("rnosuid", "nosuid"),
+        ("rnodev", "nodev"),
+        ("rnoexec", "noexec"),
+        ("rnoatime", "noatime"),
+        ("rnodiratime", "nodiratime"),
+    ],
 )
 def test_recursive_attributes(report, mount_of, tree, option, seen):
     found = report(mount("/t", tree, "rbind", option))
@@ -143,11 +159,23 @@ def test_recursive_attributes_cleared(report, mount_of, tree):
 
 @pytest.mark.parametrize(
     "option, pattern",
-    [("private", ""), ("shared", "shared:"), ("slave", "master:"), ("unbindable", "unbindable"), ("rprivate", ""), ("rshared", "shared:")],
+    [
+        ("private", ""),
+        ("shared", "shared:"),
+        ("slave", "master:"),
+        ("unbindable", "unbindable"),
+        ("rprivate", ""),
+        ("rshared", "shared:"),
+    ],
 )
 def test_propagation(report, mount_of, tree, option, pattern):
     subprocess.run(["mount", "--make-shared", str(tree / "sub")], check=True)
-    found = report(both(lambda c: c["linux"].update(rootfsPropagation="rshared" if "shared" in option else "rslave"), mount("/t", tree / "sub", "bind", option)))
+    found = report(
+        both(
+            lambda c: c["linux"].update(rootfsPropagation="rshared" if "shared" in option else "rslave"),
+            mount("/t", tree / "sub", "bind", option),
+        )
+    )
     tags = mount_of(found, "/t")["propagation"]
     assert (tags == []) if not pattern else any(tag.startswith(pattern) for tag in tags), tags
 
@@ -159,7 +187,11 @@ def test_tmpfs_data(each, report, mount_of):
     assert {"size=64k", "nr_inodes=20"} <= set(mount_of(report(edit), "/t")["super"])
 
 
-@pytest.mark.parametrize("edit", [mount("/t", "tmpfs", "size=nonsense", type="tmpfs"), mount("/t", "x", "nope=1", type="tmpfs")], ids=["value", "name"])
+@pytest.mark.parametrize(
+    "edit",
+    [mount("/t", "tmpfs", "size=nonsense", type="tmpfs"), mount("/t", "x", "nope=1", type="tmpfs")],
+    ids=["value", "name"],
+)
 def test_data_that_the_filesystem_refuses(refused, edit):
     refused(edit, "/t", "invalid argument")
 
@@ -220,7 +252,8 @@ def test_files_sockets_fifos_and_devices(each, scratch):
     os.mknod(scratch / "device", 0o20666, os.makedev(1, 5))
     names = ("file", "fifo", "socket", "device")
     found = each(
-        both(*(mount(f"/new/{name}", scratch / name, "bind") for name in names)), *(f"stat /new/{name}" for name in names)
+        both(*(mount(f"/new/{name}", scratch / name, "bind") for name in names)),
+        *(f"stat /new/{name}" for name in names),
     )
     listener.close()
     assert [answer["type"] for answer in found] == ["file", "fifo", "socket", "char"]
@@ -252,7 +285,11 @@ def test_a_file_cannot_be_mounted_on_a_directory(refused, scratch):
 def test_missing_destinations_are_made(pyrunc, make, scratch):
     (scratch / "file").write_text("x")
     made = make(
-        both(mount("/a/b/c", "t", type="tmpfs"), mount("/a/d/file", scratch / "file", "bind"), mount("/a/b/c/e", "t", type="tmpfs")),
+        both(
+            mount("/a/b/c", "t", type="tmpfs"),
+            mount("/a/d/file", scratch / "file", "bind"),
+            mount("/a/b/c/e", "t", type="tmpfs"),
+        ),
         "/bin/probe",
         "report",
     )
@@ -264,7 +301,12 @@ def test_missing_destinations_are_made(pyrunc, make, scratch):
 
 
 def test_mounts_are_made_in_the_order_given(report):
-    edit = both(mount("/t", "one", type="tmpfs"), mount("/t", "two", type="tmpfs"), mount("/u/v", "x", type="tmpfs"), mount("/u", "over", type="tmpfs"))
+    edit = both(
+        mount("/t", "one", type="tmpfs"),
+        mount("/t", "two", type="tmpfs"),
+        mount("/u/v", "x", type="tmpfs"),
+        mount("/u", "over", type="tmpfs"),
+    )
     mounts = report(edit)["mounts"]
     assert [m["source"] for m in mounts if m["point"] == "/t"] == ["one", "two"]
     assert [m["source"] for m in mounts if m["point"] in ("/u", "/u/v")][-1] == "over"
@@ -324,7 +366,14 @@ def test_proc_through_a_link_is_refused(pyrunc, make, gone, scratch, peer):
 
 def test_filesystems_of_the_kernel(report, mount_of):
     found = report(mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev", type="mqueue"))
-    for point, kind in {"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/dev/shm": "tmpfs", "/sys": "sysfs", "/dev/mqueue": "mqueue"}.items():
+    for point, kind in {
+        "/proc": "proc",
+        "/dev": "tmpfs",
+        "/dev/pts": "devpts",
+        "/dev/shm": "tmpfs",
+        "/sys": "sysfs",
+        "/dev/mqueue": "mqueue",
+    }.items():
         assert mount_of(found, point)["type"] == kind
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount_of(found, "/sys")["options"])
     assert {"mode=620", "ptmxmode=666"} <= set(mount_of(found, "/dev/pts")["super"])
@@ -433,7 +482,12 @@ def test_the_root_of_a_cgroup_mount_is_the_containers_own(pyrunc, make, namespac
 
 @pytest.mark.requires("cgroup-v1")
 def test_a_writable_cgroup_mount_can_be_written(pyrunc, make):
-    made = make(cgroups("rw"), "/bin/probe", "each", *"mkdir /sys/fs/cgroup/pids/sub -- read /sys/fs/cgroup/pids/sub/pids.max".split())
+    made = make(
+        cgroups("rw"),
+        "/bin/probe",
+        "each",
+        *"mkdir /sys/fs/cgroup/pids/sub -- read /sys/fs/cgroup/pids/sub/pids.max".split(),
+    )
     found = pyrunc("run", "-b", made, pyrunc.id()).json()
     assert [answer["errno"] for answer in found] == [None, None] and found[1]["text"] == "max\n"
 
@@ -442,7 +496,12 @@ def test_a_writable_cgroup_mount_can_be_written(pyrunc, make):
 
 
 def test_read_only_root(pyrunc, make):
-    made = make(both(lambda c: c["root"].update(readonly=True), mount("/new/dir", "t", type="tmpfs")), "/bin/probe", "each", *"mkfile /file -- mkfile /new/dir/file -- mkfile /dev/file -- mkfile /dev/shm/file".split())
+    made = make(
+        both(lambda c: c["root"].update(readonly=True), mount("/new/dir", "t", type="tmpfs")),
+        "/bin/probe",
+        "each",
+        *"mkfile /file -- mkfile /new/dir/file -- mkfile /dev/file -- mkfile /dev/shm/file".split(),
+    )
     found = pyrunc("run", "-b", made, pyrunc.id()).json()
     assert [answer["errno"] for answer in found] == ["EROFS", None, None, None]
     assert not (made.rootfs / "file").exists()
@@ -492,7 +551,18 @@ def test_no_pivot(report, each):
     assert answer["errno"] == "ENOENT"
 
 
-@pytest.mark.parametrize("word, pattern", [("private", ""), ("slave", "master:"), ("shared", "shared:"), ("unbindable", "unbindable"), ("rprivate", ""), ("rslave", "master:"), ("rshared", "shared:")])
+@pytest.mark.parametrize(
+    "word, pattern",
+    [
+        ("private", ""),
+        ("slave", "master:"),
+        ("shared", "shared:"),
+        ("unbindable", "unbindable"),
+        ("rprivate", ""),
+        ("rslave", "master:"),
+        ("rshared", "shared:"),
+    ],
+)
 @pytest.mark.differs("the root is private whatever was asked for")
 def test_rootfs_propagation(pyrunc, make, mount_of, scratch, word, pattern):
     made = make(lambda c: c["linux"].update(rootfsPropagation=word), "/bin/probe", "report")
@@ -532,7 +602,12 @@ def test_masked_paths(pyrunc, make):
     def edit(config):
         config["linux"]["maskedPaths"] = ["/secret/file", "/secret/dir", "/no/such/path", "/proc/keys"]
 
-    made = make(edit, "/bin/probe", "each", *"read /secret/file -- mkfile /secret/dir/x -- read /secret/dir/file -- stat /proc/keys -- write /secret/file".split())
+    made = make(
+        edit,
+        "/bin/probe",
+        "each",
+        *"read /secret/file -- mkfile /secret/dir/x -- read /secret/dir/file -- stat /proc/keys -- write /secret/file".split(),
+    )
     (made.rootfs / "secret/dir").mkdir(parents=True)
     (made.rootfs / "secret/file").write_text("secret")
     (made.rootfs / "secret/dir/file").write_text("secret")

@@ -136,7 +136,11 @@ def test_joined_network_namespace_is_left_as_it_is(report, holder):
 
 def test_loopback_works(pyrunc, make):
     made = make(None, "/bin/ping", "-c1", "-W5", "127.0.0.1")
-    made.config["process"]["args"] = ["/bin/sh", "-c", "(echo hello | nc -l -p 99 >/dev/null &) ; for i in $(seq 500); do nc 127.0.0.1 99 </dev/null && exit 0; usleep 10000; done; exit 1"]
+    made.config["process"]["args"] = [
+        "/bin/sh",
+        "-c",
+        "(echo hello | nc -l -p 99 >/dev/null &) ; for i in $(seq 500); do nc 127.0.0.1 99 </dev/null && exit 0; usleep 10000; done; exit 1",
+    ]
     made.write()
     assert pyrunc("run", "-b", made, pyrunc.id()).out == "hello\n"
 
@@ -183,7 +187,11 @@ def test_several_mappings(pyrunc, make):
     made = make(user(uids), "/bin/probe", "report")
     open_to(made, 300000, 300000)
     found = pyrunc("run", "-b", made, pyrunc.id()).json()
-    assert [[int(n) for n in line.split()] for line in found["uid_map"]] == [[0, 300000, 10], [10, 200000, 1], [1000, 400000, 1000]]
+    assert [[int(n) for n in line.split()] for line in found["uid_map"]] == [
+        [0, 300000, 10],
+        [10, 200000, 1],
+        [1000, 400000, 1000],
+    ]
 
 
 def test_files_made_belong_to_mapped_root(pyrunc, make):
@@ -271,7 +279,10 @@ def test_time_offsets(report):
 
     found = report(edit)
     assert found["namespaces"]["time"] != own("time")
-    assert [line.split() for line in found["timens_offsets"]] == [["monotonic", "100000", "7"], ["boottime", "200000", "0"]]
+    assert [line.split() for line in found["timens_offsets"]] == [
+        ["monotonic", "100000", "7"],
+        ["boottime", "200000", "0"],
+    ]
     assert abs(found["monotonic"] - time.clock_gettime(time.CLOCK_MONOTONIC) - 100000) < 60
     assert abs(found["boottime"] - time.clock_gettime(time.CLOCK_BOOTTIME) - 200000) < 60
 

@@ -66,7 +66,9 @@ def test_pause_holds_every_process(pyrunc, running, until):
     until(lambda: len(pyrunc("ps", "-f", "json", box.id).json()) == 4, "all are there")
     pyrunc("pause", box.id)
     for pid in pyrunc("ps", "-f", "json", box.id).json():
-        assert "freez" in Path(f"/proc/{pid}/wchan").read_text() or re.search(r"State:\s+[DS]", Path(f"/proc/{pid}/status").read_text())
+        assert "freez" in Path(f"/proc/{pid}/wchan").read_text() or re.search(
+            r"State:\s+[DS]", Path(f"/proc/{pid}/status").read_text()
+        )
     pyrunc("resume", box.id)
 
 

@@ -82,9 +82,16 @@ def test_an_empty_cgroup_that_is_there_is_taken(pyrunc, make):
 
 def test_cgroups_made_inside_are_removed(pyrunc, running, gone):
     def edit(config):
-        config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]})
+        config["mounts"].append(
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}
+        )
 
-    box = running(edit, "/bin/sh", "-c", "mkdir -p /sys/fs/cgroup/pids/a/b && echo 0 >/sys/fs/cgroup/pids/a/b/cgroup.procs && exec sleep 1000")
+    box = running(
+        edit,
+        "/bin/sh",
+        "-c",
+        "mkdir -p /sys/fs/cgroup/pids/a/b && echo 0 >/sys/fs/cgroup/pids/a/b/cgroup.procs && exec sleep 1000",
+    )
     pyrunc("delete", "--force", box.id)
     gone(pyrunc, box.id, box.bundle)
 
@@ -254,7 +261,10 @@ def test_devices_denied_after_allowed(pyrunc, make):
         {"allow": True, "type": "c", "major": 1, "access": "rwm"},
         {"allow": False, "type": "c", "major": 1, "minor": 13, "access": "rwm"},
     ]
-    made = make(resources(devices=rules), *"/bin/probe each mknod /dev/one c 1 14 -- mknod /dev/two c 1 13 -- open /dev/one r -- open /dev/two r".split())
+    made = make(
+        resources(devices=rules),
+        *"/bin/probe each mknod /dev/one c 1 14 -- mknod /dev/two c 1 13 -- open /dev/one r -- open /dev/two r".split(),
+    )
     result = pyrunc("run", "-b", made, pyrunc.id(), status=None)
     if result.status == 0:
         assert [answer["errno"] for answer in result.json()][2:] == ["ENXIO", "EPERM"]

@@ -70,7 +70,12 @@ def test_only_what_is_allowed(pyrunc, make, nnp):
 
 @BOTH
 def test_kill_process(pyrunc, make, nnp):
-    made = make(seccomp("SCMP_ACT_ALLOW", rule("getpriority", action="SCMP_ACT_KILL_PROCESS"), nnp=nnp), "/bin/probe", "syscall", str(GETPRIORITY))
+    made = make(
+        seccomp("SCMP_ACT_ALLOW", rule("getpriority", action="SCMP_ACT_KILL_PROCESS"), nnp=nnp),
+        "/bin/probe",
+        "syscall",
+        str(GETPRIORITY),
+    )
     pyrunc("run", "-b", made, pyrunc.id(), status=128 + 31)
 
 
@@ -134,7 +139,11 @@ ALL_BEFORE_CLONE3 = """access arch_prctl brk capget capset chdir clone close dup
 
 
 def test_architectures(report):
-    found = report(seccomp("SCMP_ACT_ALLOW", rule("getpriority"), architectures=["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]))
+    found = report(
+        seccomp(
+            "SCMP_ACT_ALLOW", rule("getpriority"), architectures=["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+        )
+    )
     assert found["seccomp"] == 2
 
 
@@ -183,7 +192,24 @@ def test_a_user_without_capabilities(pyrunc, make, nnp):
 
 def test_the_runtime_needs_nothing_that_a_profile_may_forbid(pyrunc, make):
     """After a filter without no_new_privs is loaded, the rest of the way to the program goes through it."""
-    forbidden = ["mount", "umount2", "pivot_root", "setns", "unshare", "openat2", "clone3", "bpf", "ptrace", "keyctl", "socket", "kill", "sethostname", "mknod", "chroot", "prlimit64"]
+    forbidden = [
+        "mount",
+        "umount2",
+        "pivot_root",
+        "setns",
+        "unshare",
+        "openat2",
+        "clone3",
+        "bpf",
+        "ptrace",
+        "keyctl",
+        "socket",
+        "kill",
+        "sethostname",
+        "mknod",
+        "chroot",
+        "prlimit64",
+    ]
     made = make(seccomp("SCMP_ACT_ALLOW", rule(*forbidden), nnp=False), "/bin/echo", "fine")
     id_ = pyrunc.id()
     assert pyrunc("run", "-b", made, id_).out == "fine\n"
@@ -206,7 +232,10 @@ def test_listener(request, pyrunc, make, scratch):
     server.settimeout(20)
 
     edit = seccomp(
-        "SCMP_ACT_ALLOW", rule("getpriority", action="SCMP_ACT_NOTIFY"), listenerPath=str(scratch / "agent"), listenerMetadata="meta"
+        "SCMP_ACT_ALLOW",
+        rule("getpriority", action="SCMP_ACT_NOTIFY"),
+        listenerPath=str(scratch / "agent"),
+        listenerMetadata="meta",
     )
     made, id_ = make(edit, "/bin/probe", "sleep", "1000"), pyrunc.id()
     create = pyrunc.popen("create", "-b", made, id_)

@@ -36,7 +36,8 @@ def trapping(pyrunc, make, running):
 
 @VERBS
 @pytest.mark.parametrize(
-    "number", [1, 2, 3, 10, 12, 15, 18, *(pytest.param(n, marks=pytest.mark.differs("Go ends on it")) for n in (34, 64))]
+    "number",
+    [1, 2, 3, 10, 12, 15, 18, *(pytest.param(n, marks=pytest.mark.differs("Go ends on it")) for n in (34, 64))],
 )
 def test_forwarded(trapping, verb, number):
     command = trapping(verb, number)
@@ -60,7 +61,7 @@ def test_of_the_process_group(trapping, verb):
 def test_that_nobody_handles(pyrunc, make, running, verb):
     """The first process of a pid namespace is immune to them; another is not."""
     if verb == "run":
-            argv = ["run", "-b", make(shared_pid, "/bin/sh", "-c", "echo up; exec sleep 1000"), pyrunc.id()]
+        argv = ["run", "-b", make(shared_pid, "/bin/sh", "-c", "echo up; exec sleep 1000"), pyrunc.id()]
     else:
         argv = ["exec", running().id, "/bin/sh", "-c", "echo up; exec sleep 1000"]
     command = pyrunc.popen(*argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -155,7 +156,9 @@ def test_orphans_are_adopted_and_reaped(pyrunc, make, until):
 
 def test_orphans_are_not_adopted_if_not_wanted(pyrunc, make, until):
     made = make(shared_pid, "/bin/probe", "orphans", "3")
-    run = pyrunc.popen("run", "--no-subreaper", "-b", made, pyrunc.id(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    run = pyrunc.popen(
+        "run", "--no-subreaper", "-b", made, pyrunc.id(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     assert run.stdout
     found = json.loads(run.stdout.readline())
     run.stdout.close()

@@ -107,7 +107,9 @@ def test_sysctls_that_are_the_hosts_are_refused(refused, name, shared):
     assert Path("/proc/sys", name.replace(".", "/")).read_text() == before
 
 
-@pytest.mark.parametrize("name", ["net.ipv4.nope", "kernel.shm_nope", "net.ipv4.../../../kernel.panic", "kernel.hostname"])
+@pytest.mark.parametrize(
+    "name", ["net.ipv4.nope", "kernel.shm_nope", "net.ipv4.../../../kernel.panic", "kernel.hostname"]
+)
 def test_sysctls_that_are_refused(refused, name):
     refused(sysctl({name: "1"}))
 

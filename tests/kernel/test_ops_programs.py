@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -45,14 +46,17 @@ def test_open_pty_and_ctty(interpret: Interpret) -> None:
         return 0
 
     kept: list[int] = []
-    script = "stty size; ps -o tty= -p $$ > /dev/null; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && : > /dev/tty && echo tty"
+    script = "stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && : > /dev/tty && echo tty"
     done = interpret(
         *ops, Op("setsid"), Op("ask", "master", r1="master"), Op("ctty", r0="tty"), sh(script), answers={"master": look}
     )
-    text = os.read(kept[0], 4096).decode()
+    text = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed, and all has been read
+        while more := os.read(kept[0], 4096):
+            text += more
     os.close(kept[0])
     assert done.status == 0 and seen[0].endswith(b"ptmx")
-    assert text.split() == ["30", "90", "tty"]
+    assert text.split() == [b"30", b"90", b"tty"]
 
 
 def test_open_pty_wants_devpts(interpret: Interpret, scratch: Path) -> None:
@@ -180,7 +184,7 @@ def test_run_hook_timeout(interpret: Interpret, scratch: Path) -> None:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_run_hook_that_floods(interpret: Interpret, ends: bool) -> None:
-    script = "head -c 300000000 /dev/zero; echo the end; exit 1" if ends else "while :; do echo more; done"
+    script = "head -c 60000000 /dev/zero; echo the end; exit 1" if ends else "while :; do echo more; done"
     started = time.monotonic()
     done = interpret(hook(script, "PATH=/bin:/usr/bin", timeout_ms=30000 if ends else 300))
     assert time.monotonic() - started < 20

@@ -124,10 +124,10 @@ def test_the_end_of_a_plan(scratch: Path) -> None:
 
 def test_mutated_plans(scratch: Path) -> None:
     """Thousands of them, the same in each run: it is for the sanitizers to find something."""
-    made = random.Random(20)
+    made, good = random.Random(20), plans()[:3]
     mutated = []
     for _ in range(3000):
-        data = bytearray(made.choice(plans()[:3]))
+        data = bytearray(made.choice(good))
         for _ in range(made.randint(1, 6)):
             where = made.randrange(len(data)) if made.random() < 0.3 else made.randrange(min(len(data), 500))
             size = made.choice((1, 2, 4, 8))

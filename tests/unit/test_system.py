@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from runtime import system
 
-WORDS = st.lists(st.sampled_from(["", "/", "//", ".", "..", "a", "bc", "a.b", "/x", "y/", "..."]), max_size=8).map("".join)
+WORDS = st.lists(st.sampled_from(["", "/", "//", ".", "..", "a", "bc", "a.b", "/x", "y/", "..."]), max_size=8).map(
+    "".join
+)
 
 
 @given(WORDS)
@@ -25,7 +27,9 @@ def test_join(first: str, more: list[str]) -> None:
     assert system.path.join(first, *more) == os.path.join(first, *more)
 
 
-@pytest.mark.parametrize("name", ["", "/", "/etc", "/etc/passwd", "/nonexistent", "/proc/self", "/proc/self/exe", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["", "/", "/etc", "/etc/passwd", "/nonexistent", "/proc/self", "/proc/self/exe", "a\0b"]
+)
 def test_what_is_there(name: str) -> None:
     for function in ("exists", "isdir", "islink"):
         assert getattr(system.path, function)(name) == getattr(os.path, function)(name), function

@@ -18,6 +18,8 @@ FACTS: dict[str, Any] = {
     "egid": 0,
     "is_rootless": False,
     "in_user_ns": False,
+    "is_setgroups_denied": False,
+    "owns_mounts": False,
     "cgroup_mode": "v2",
     "cgroup_mounts": {},
     "cgroup_unified": "/sys/fs/cgroup",

@@ -41,7 +41,7 @@ def send_listener(step: Step, fd: int, state: bytes, pid: int) -> None:
     _, path, metadata = step
     if fd < 0:
         raise KernelError("get the seccomp listener of the process", 9)
-    container = jsonio.loads(state, "state")
+    container: dict[str, Any] = jsonio.loads(state, "state")  # type: ignore[assignment]
     message = {"ociVersion": container["ociVersion"], "fds": ["seccompFd"], "pid": pid, "state": container}
     if metadata:
         message["metadata"] = metadata

@@ -223,7 +223,7 @@ def test_rlimits(report):
 def test_tiny_rlimits_do_not_break_the_runtime(pyrunc, make):
     """They hold for the container's program, from its first instruction, and for nothing before it."""
     limits = [
-        {"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3},
+        {"type": "RLIMIT_NOFILE", "soft": 8, "hard": 8},
         {"type": "RLIMIT_FSIZE", "soft": 0, "hard": 0},
         {"type": "RLIMIT_NPROC", "soft": 1, "hard": 1},
         {"type": "RLIMIT_AS", "soft": 8 << 20, "hard": 8 << 20},
@@ -286,17 +286,25 @@ def test_oom_score_adj_out_of_range(refused, value):
         ({"policy": "SCHED_BATCH", "nice": 5}, {"policy": 3, "nice": 5}),
         ({"policy": "SCHED_IDLE"}, {"policy": 5}),
         ({"policy": "SCHED_OTHER", "nice": 19}, {"policy": 0, "nice": 19}),
-        (
-            {"policy": "SCHED_FIFO", "priority": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]},
-            {"policy": 1, "priority": 3, "flags": 1},
-        ),
-        ({"policy": "SCHED_RR", "priority": 9}, {"policy": 2, "priority": 9}),
     ],
     ids=lambda value: value.get("policy") if isinstance(value.get("policy"), str) else "",
 )
 def test_scheduler(report, scheduler, seen):
     found = report(process(scheduler=scheduler))["scheduler"]
     assert {key: found[key] for key in seen} == seen
+
+
+@pytest.mark.differs("it does not know process.scheduler")
+@pytest.mark.parametrize("policy, number", [("SCHED_FIFO", 1), ("SCHED_RR", 2)])
+def test_realtime_scheduler(pyrunc, make, policy, number):
+    """Where the kernel shares out real time by cgroup, a new one has none of it: that is an error, and nothing else."""
+    edit = process(scheduler={"policy": policy, "priority": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]})
+    result = pyrunc("run", "-b", make(edit, "/bin/probe", "report"), pyrunc.id(), status=None)
+    if os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"):
+        assert result.status == 1 and policy in result.err and "operation not permitted" in result.err, result
+    else:
+        found = result.json()["scheduler"]
+        assert (found["policy"], found["priority"], found["flags"]) == (number, 3, 1)
 
 
 @pytest.mark.differs("it does not know process.scheduler")
@@ -385,7 +393,7 @@ def test_program_is_searched_in_the_path_of_the_container(pyrunc, make):
         config["process"].update(args=["tool", "x"], env=["PATH=/nowhere:/opt/a:/opt/b"])
 
     made = make(edit)
-    for name, text in (("a", "a"), ("b", "b")):
+    for name in ("a", "b"):
         (made.rootfs / "opt" / name).mkdir(parents=True)
     (made.rootfs / "opt/a/tool").mkdir()  # a directory is no program
     (made.rootfs / "opt/b/tool").write_text("#!/bin/sh\necho $0 $1\n")

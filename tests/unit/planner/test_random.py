@@ -144,7 +144,7 @@ REQUESTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs(), FACTS, REQUESTS)
 def test_create(config: dict[str, Any], facts: dict[str, Any], wanted: dict[str, Any]) -> None:
     def plan() -> Any:
@@ -160,7 +160,7 @@ def test_create(config: dict[str, Any], facts: dict[str, Any], wanted: dict[str,
         assert word.encode() in data
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs(), FACTS, REQUESTS)
 def test_exec(config: dict[str, Any], facts: dict[str, Any], wanted: dict[str, Any]) -> None:
     wanted = {**wanted, "wait_for_start": False, "namespaces": [n["type"] for n in config["linux"]["namespaces"]]}

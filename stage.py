@@ -17,6 +17,7 @@ import importlib.metadata
 import marshal
 import os
 import py_compile
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,9 +66,10 @@ def main() -> int:
         wanted |= dict(vendored(lib / "site-packages"))
     for target, source in wanted.items():
         put(target, source.read_bytes(), 0o755 if is_program(source) else 0o644)
+    put(lib / "runtime/COMMIT", commit(), 0o644)
     put(lib / "packed.bin", packed(lib, arguments.lib, wanted), 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
-    prune(lib, set(wanted) | stamps)
+    prune(lib, {*wanted, *stamps, lib / "runtime/COMMIT"})
 
     path = [os.fspath(arguments.lib), os.fspath(arguments.site or arguments.lib / "site-packages")]
     for name, package in LAUNCHERS.items():
@@ -80,6 +82,15 @@ def main() -> int:
             )
             put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
     return 0
+
+
+def commit() -> bytes:
+    """The commit that is being staged, for `--version`; nothing where there is no repository."""
+    words = ["git", "-C", os.fspath(SOURCE), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(words, check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return b""
 
 
 def is_program(source: Path) -> bool:

@@ -277,10 +277,17 @@ class _Foreign(Process):
 class Runtime:
     """Where containers are kept: `root` as in `--root`, with the same default."""
 
-    def __init__(self, root: str = "", *, systemd_cgroup: bool = False, cgroup_manager: str = "") -> None:
+    def __init__(
+        self, root: str = "", *, systemd_cgroup: bool = False, cgroup_manager: str = "", rootless: str = "auto"
+    ) -> None:
         self.warnings: list[str] = []
         self.context = lifecycle.Context(
-            root, systemd_cgroup=systemd_cgroup, cgroup_manager=cgroup_manager, warn=self.warnings.append
+            root,
+            systemd_cgroup=systemd_cgroup,
+            cgroup_manager=cgroup_manager,
+            rootless=rootless,
+            is_activated=False,
+            warn=self.warnings.append,
         )
 
     def create(

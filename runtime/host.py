@@ -82,12 +82,12 @@ class Host:
             return False
         return True
 
-    def is_own_mount_ns(self, path: str) -> bool:
-        """Whether a path names the mount namespace that this process is in."""
+    def is_own_namespace(self, name: str, path: str) -> bool:
+        """Whether a path names the namespace that this process is in; `name` is the kernel's, as in /proc/self/ns."""
         if self._facts is not None:
-            return path in self._facts.get("own_mount_ns", ())
+            return path in self._facts.get("own_namespaces", ())
         try:
-            named, own = os.stat(path), os.stat("/proc/self/ns/mnt")
+            named, own = os.stat(path), os.stat(f"/proc/self/ns/{name}")
         except OSError:
             return False
         return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)

@@ -42,6 +42,28 @@ def innermost_pid(pid: int) -> int:
     return int(found.partition(b"\n")[0].split()[-1]) if found else 0
 
 
+def pids_beside(init: int) -> list[int]:
+    """Every process in the pid namespace whose first process is `init`, in order; `init` alone where it is not the first.
+
+    Where there is no cgroup this is how a container's processes are found.
+    """
+    if innermost_pid(init) != 1:
+        return [init]
+    try:
+        namespace = os.stat(f"/proc/{init}/ns/pid").st_ino
+    except OSError:
+        return [init]
+    out = {init}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}/ns/pid").st_ino == namespace:
+                    out.add(int(name))
+            except OSError:
+                pass  # gone, or another user's
+    return sorted(out)
+
+
 def open_process(pid: int, started: int) -> int:
     """A pidfd of the process that had this pid and start time, or -1 where it is gone.
 

@@ -66,7 +66,7 @@ class Joining:
         request.clone_into = self.cgroup.clone_into(sub_cgroups)
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
-        request.listen_fds = making.listen_fds()
+        request.listen_fds = making.listen_fds() if self.ctx.is_activated else 0
         request.preserve = (getattr(self.options, "preserve_fds", 0) or 0) + request.listen_fds
         request.no_new_keyring = bool(getattr(self.options, "no_new_keyring", False))
         request.namespaces = self.saved["namespaces"]

@@ -29,7 +29,7 @@ LOCK_S = 10.0
 class Context:
     """Where containers are kept and how cgroups are driven: the global options, for every verb."""
 
-    __slots__ = ("root", "systemd_cgroup", "cgroup_manager", "debug", "warn", "cache_dir")
+    __slots__ = ("root", "systemd_cgroup", "cgroup_manager", "rootless", "is_activated", "debug", "warn", "cache_dir")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Context:
         *,
         systemd_cgroup: bool = False,
         cgroup_manager: str = "",
+        rootless: str = "auto",
+        is_activated: bool = True,
         debug: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> None:
@@ -48,6 +50,10 @@ class Context:
         self.root = os.path.abspath(root)
         self.systemd_cgroup = systemd_cgroup
         self.cgroup_manager = cgroup_manager
+        #: whether a cgroup that may not be made is done without: "true", "false", or "auto", which is without root
+        self.rootless = rootless
+        #: whether $NOTIFY_SOCKET and $LISTEN_FDS are the container's; those of a program that uses the API are its own
+        self.is_activated = is_activated
         self.debug = debug
         self.warn = warn or _ignore
         #: compiled seccomp filters, shared by all containers of this root; no valid id starts like it
@@ -194,7 +200,7 @@ def start(ctx: Context, id_: str) -> None:
         word, pid = entry.status()
         status.allow("start", word, id_)
         listener: Notify | None = None
-        if os.environ.get("NOTIFY_SOCKET") and os.path.isdir(f"{entry.path}/notify"):
+        if ctx.is_activated and os.environ.get("NOTIFY_SOCKET") and os.path.isdir(f"{entry.path}/notify"):
             from runtime import notify
 
             # before the program runs: it may be ready at once
@@ -284,12 +290,15 @@ def kill(ctx: Context, id_: str, signal: int, all_: bool = False) -> None:
         status.allow("kill", word, id_)
         if saved is None:
             raise StatusError("container not running", code="status")
-        if all_ or (signal == 9 and "pid" not in saved["namespaces"] and saved["cgroup"]):
+        if all_ and not saved["cgroup"]:
+            for process in identity.pids_beside(pid):
+                _signal(process, identity.start_time(process), signal, is_init=process == pid)
+        elif all_ or (signal == 9 and "pid" not in saved["namespaces"] and saved["cgroup"]):
             cgroup_of(saved).kill(signal)
-            if not all_ or not saved["cgroup"]:
-                _signal_init(pid, saved["start_time"], signal)
+            if not all_:
+                _signal(pid, saved["start_time"], signal)
         else:
-            _signal_init(pid, saved["start_time"], signal)
+            _signal(pid, saved["start_time"], signal)
         if signal == 9 and word == status.PAUSED:
             # a frozen process of cgroup v1 dies only when it is thawed
             cgroup_of(saved).thaw()
@@ -297,15 +306,19 @@ def kill(ctx: Context, id_: str, signal: int, all_: bool = False) -> None:
         entry.close()
 
 
-def _signal_init(pid: int, started: int, signal: int) -> None:
+def _signal(pid: int, started: int, signal: int, is_init: bool = True) -> None:
     from _signal import pidfd_send_signal
 
     pidfd = identity.open_process(pid, started)
     if pidfd < 0:
+        if not is_init:
+            return  # it has ended meanwhile
         raise StatusError("container not running", code="status")
     try:
         pidfd_send_signal(pidfd, signal)
     except ProcessLookupError:
+        if not is_init:
+            return
         raise StatusError("container not running: no such process", code="status") from None
     except OSError as error:
         raise KernelError(f"send signal {signal} to process {pid}", error.errno or 0) from None
@@ -350,7 +363,7 @@ def pids(ctx: Context, id_: str) -> list[int]:
         word, pid = entry.status()
         status.allow("ps", word, id_)
         found: list[int] = cgroup_of(entry.state).pids() if entry.state and entry.state["cgroup"] else []
-        return found or [pid]
+        return found or identity.pids_beside(pid)
     finally:
         entry.close()
 

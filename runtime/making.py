@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime import bundle, cgroups, lifecycle, planner, seccomp, store
 from runtime import system as os
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, Unsupported
 from runtime.host import Host
 from runtime.plan import check
 
@@ -36,7 +36,10 @@ class Making:
         self.process: dict[str, Any] = self.config["process"]
         self.linux: dict[str, Any] = self.config.get("linux") or {}
         check_terminal(self.process, options, detached)
-        self.cgroup = cgroups.choose(self.config, id_, self.host, ctx.systemd_cgroup, ctx.cgroup_manager)
+        _refuse_what_is_not_built(self.linux)
+        self.cgroup = cgroups.choose(
+            self.config, id_, cgroup_host(self.host, ctx.rootless), ctx.systemd_cgroup, ctx.cgroup_manager
+        )
         self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir, keeps=False)
         self.plan = self._plan()
 
@@ -59,12 +62,13 @@ class Making:
         request.clone_into = self.cgroup.clone_into()
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
-        request.listen_fds = listen_fds()
+        request.listen_fds = listen_fds() if self.ctx.is_activated else 0
         request.preserve = (getattr(options, "preserve_fds", 0) or 0) + request.listen_fds
         request.no_pivot = bool(getattr(options, "no_pivot", False))
         request.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
         request.wait_for_start = self.waits
-        request.notify_dir = f"{self.ctx.root}/{self.id}/notify" if os.environ.get("NOTIFY_SOCKET") else ""
+        if self.ctx.is_activated and os.environ.get("NOTIFY_SOCKET"):
+            request.notify_dir = f"{self.ctx.root}/{self.id}/notify"
         plan = planner.create(request)
         self._add_own(plan, request.notify_dir)
         # limits that would stop init itself from forking come when it has done so for the last time
@@ -114,6 +118,22 @@ class Making:
         option = {"pidfd": "pidfd_socket", "console": "console_socket", "pid-file": "pid_file"}[kind]
         path = getattr(self.options, option, None)
         return [(kind, path, "")] if path else []
+
+
+def cgroup_host(host: Host, rootless: str) -> Host:
+    """The host as the cgroups shall see it: --rootless says whether to go on without those that may not be made."""
+    if rootless == "auto":
+        return host
+    seen = Host()
+    seen.is_rootless = rootless == "true"
+    return seen
+
+
+def _refuse_what_is_not_built(linux: dict[str, Any]) -> None:
+    # no field that somebody relies on is skipped in silence
+    for name in ("netDevices", "intelRdt"):
+        if linux.get(name):
+            raise Unsupported(f"linux.{name}: not supported by this version", pointer=f"/linux/{name}")
 
 
 def listen_fds() -> int:

@@ -21,6 +21,7 @@ def context(args: Args) -> Context:
         args.root,
         systemd_cgroup=args.systemd_cgroup,
         cgroup_manager=args.cgroup_manager,
+        rootless=args.rootless,
         debug=log.is_debug(),
         warn=log.warning,
     )

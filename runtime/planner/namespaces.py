@@ -69,7 +69,7 @@ def resolve(request: Request) -> Namespaces:
                 f"/linux/namespaces/{index}", f"a second {kind} namespace", clause="config-linux.md#namespaces"
             )
         path = entry.get("path")
-        if path and kind == "mount" and request.host.is_own_mount_ns(path):
+        if path and kind == "mount" and request.host.is_own_namespace("mnt", path):
             # the host's own: as if not given, or the host's root would be the one that is pivoted
             continue
         found.flags |= flag

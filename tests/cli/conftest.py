@@ -6,6 +6,8 @@
     refused     refused(edit, *words) creates a container that cannot be: the error; nothing may be left of it
     running     running(edit, *args) -> Box: a container that sleeps (or runs args), to exec in
     until       until(condition, "what") polls with a deadline and returns what the condition returned
+    receiver    receiver(path) -> Receiver: a console socket that an engine would listen on
+    read_until  read_until(fd, b"...") reads a pty until something has come out of it
     peer        "" for pyrunc itself, else the name of the runtime that PYRUNC= names
 
 `@pytest.mark.differs("why")` marks what runc 1.1.5, against which this suite was developed, is known to do otherwise (or
@@ -14,8 +16,11 @@ cannot do at all); such tests are not run on a peer.
 
 from __future__ import annotations
 
+import array
 import json
 import os
+import select
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -200,3 +205,78 @@ def mount_of(found: dict[str, Any], point: str) -> dict[str, Any]:
 @pytest.fixture(name="mount_of", scope="session")
 def _mount_of() -> Callable[..., dict[str, Any]]:
     return mount_of
+
+
+# -- terminals ----------------------------------------------------------------------------------------------------------
+
+
+class Receiver:
+    """An engine's end of a console socket."""
+
+    def __init__(self, path: str, backlog: int = 1) -> None:
+        self.path = path
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(os.path.dirname(path), os.O_PATH)
+        self.sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+        os.close(directory)
+        self.sock.listen(backlog)
+        self.sock.settimeout(20)
+
+    def receive(self) -> int:
+        """The one descriptor of the one message, checked as go-runc does it."""
+        peer, _ = self.sock.accept()
+        with peer:
+            peer.settimeout(20)
+            data, ancillary, flags, _ = peer.recvmsg(4096, socket.CMSG_SPACE(64))
+            assert 0 < len(data) < 4096 and not flags & socket.MSG_CTRUNC
+            ((level, kind, raw),) = ancillary
+            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            fds = array.array("i", raw)
+            assert len(fds) == 1
+            assert peer.recv(1) == b""
+        return fds[0]
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+@pytest.fixture
+def receiver(scratch: Path) -> Iterator[Callable[..., Receiver]]:
+    made: list[Receiver] = []
+
+    def receiver(path: Path | None = None, **more: int) -> Receiver:
+        made.append(Receiver(str(path or scratch / f"console{len(made)}.sock"), **more))
+        return made[-1]
+
+    yield receiver
+    for one in made:
+        one.close()
+
+
+def read_until(
+    fd: int, what: bytes | None = None, timeout: float = 20, ended: Callable[[], bool] = lambda: False
+) -> bytes:
+    """What comes out of a pty until `what` is in it, or until its end."""
+    got = b""
+    deadline = time.monotonic() + timeout
+    while what is None or what not in got:
+        is_last = ended()
+        ready, _, _ = select.select([fd], [], [], 0 if is_last else 0.1)
+        if not ready:
+            assert not is_last, f"ended with {got!r}"
+            assert time.monotonic() < deadline, f"only {got!r} within {timeout} s"
+            continue
+        try:
+            data = os.read(fd, 65536)
+        except OSError:  # EIO: every other end is closed
+            data = b""
+        if not data:
+            assert what is None, f"ended with {got!r}"
+            return got
+        got += data
+    return got
+
+
+@pytest.fixture(name="read_until", scope="session")
+def _read_until() -> Callable[..., bytes]:
+    return read_until

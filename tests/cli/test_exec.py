@@ -235,7 +235,7 @@ def test_sees_the_mounts_of_now(pyrunc, running):
 def test_home_and_cwd_of_another_user(pyrunc, running):
     box = running()
     found = box.report(options=("-u", "1000"))
-    assert "HOME=/home" in found["env"] or "HOME=/root" not in found["env"]
+    assert "HOME=/home" in found["env"] and found["cwd"] == "/"
 
 
 def test_join_a_cgroup_below_the_containers(pyrunc, running):

@@ -1,18 +1,11 @@
-"""Terminals: handed over through a console socket, or the caller's own in the foreground."""
+"""Terminals that are handed over through a console socket, as engines do it. In the foreground: test_foreground.py."""
 
 from __future__ import annotations
 
-import array
-import fcntl
 import json
 import os
-import pty
 import select
-import signal
 import socket
-import struct
-import termios
-import time
 
 import pytest
 
@@ -29,79 +22,10 @@ def terminal(user=None, size=None, **changes):
     return edit
 
 
-class Receiver:
-    """An engine's end of a console socket."""
-
-    def __init__(self, path, backlog=1):
-        self.path = path
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        directory = os.open(os.path.dirname(path), os.O_PATH)
-        self.sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-        os.close(directory)
-        self.sock.listen(backlog)
-        self.sock.settimeout(20)
-
-    def receive(self):
-        """The one descriptor of the one message, checked as go-runc does it."""
-        peer, _ = self.sock.accept()
-        with peer:
-            peer.settimeout(20)
-            data, ancillary, flags, _ = peer.recvmsg(4096, socket.CMSG_SPACE(64))
-            assert 0 < len(data) < 4096 and not flags & socket.MSG_CTRUNC
-            ((level, kind, raw),) = ancillary
-            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-            fds = array.array("i", raw)
-            assert len(fds) == 1
-            assert peer.recv(1) == b""
-        return fds[0]
-
-    def close(self):
-        self.sock.close()
-
-
-@pytest.fixture
-def receiver(scratch):
-    made = []
-
-    def receiver(path=None, **more):
-        made.append(Receiver(str(path or scratch / f"console{len(made)}.sock"), **more))
-        return made[-1]
-
-    yield receiver
-    for one in made:
-        one.close()
-
-
-def read_until(fd, what=None, timeout=20, ended=lambda: False):
-    """What comes out of a pty until `what` is in it, or until its end."""
-    got = b""
-    deadline = time.monotonic() + timeout
-    while what is None or what not in got:
-        is_last = ended()
-        ready, _, _ = select.select([fd], [], [], 0 if is_last else 0.1)
-        if not ready:
-            assert not is_last, f"ended with {got!r}"
-            assert time.monotonic() < deadline, f"only {got!r} within {timeout} s"
-            continue
-        try:
-            data = os.read(fd, 65536)
-        except OSError:  # EIO: every other end is closed
-            data = b""
-        if not data:
-            assert what is None, f"ended with {got!r}"
-            return got
-        got += data
-    return got
-
-
-def set_size(fd, rows, columns):
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
 # -- the console socket ------------------------------------------------------------------------------------------------
 
 
-def test_master_is_sent_to_the_console_socket(pyrunc, make, receiver):
+def test_master_is_sent_to_the_console_socket(read_until, pyrunc, make, receiver):
     made, id_ = (
         make(terminal(size=(40, 101)), "/bin/sh", "-c", "read line; echo got $line; /bin/probe tty"),
         pyrunc.id(),
@@ -156,7 +80,7 @@ def test_the_pty_is_of_the_containers_devpts(pyrunc, make, receiver):
     os.close(master)
 
 
-def test_hanging_up_ends_the_session(pyrunc, make, receiver):
+def test_hanging_up_ends_the_session(read_until, pyrunc, make, receiver):
     made, id_ = make(terminal(), "/bin/probe", "trap", "1"), pyrunc.id()
     server = receiver()
     pyrunc("run", "-d", "-b", made, "--console-socket", server.path, id_)
@@ -250,162 +174,7 @@ def test_pidfd_socket(pyrunc, make, receiver, until, peer):
     os.close(pidfd)
 
 
-# -- in the foreground -------------------------------------------------------------------------------------------------
-
-
-class Foreground:
-    """A command that runs in a session of its own with a pty of ours as its terminal."""
-
-    def __init__(self, pyrunc, *words, size=(24, 80)):
-        self.master, slave = pty.openpty()
-        set_size(self.master, *size)
-        self.before = termios.tcgetattr(slave)
-
-        def become_leader():
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        self.child = pyrunc.popen(*words, stdin=slave, stdout=slave, stderr=slave, preexec_fn=become_leader)
-        self.slave = slave
-        self.is_closed = False
-
-    def type(self, keys):
-        os.write(self.master, keys)
-
-    def until(self, what):
-        return read_until(self.master, what, ended=lambda: self.child.poll() is not None)
-
-    def resize(self, rows, columns):
-        set_size(self.master, rows, columns)
-
-    def end(self):
-        """Exit status and the rest of the output; the terminal must be as it was."""
-        os.set_blocking(self.master, True)
-        status = self.child.wait(20)
-        assert termios.tcgetattr(self.slave) == self.before
-        os.close(self.slave)
-        rest = read_until(self.master)
-        os.close(self.master)
-        self.is_closed = True
-        return status, rest
-
-    def close(self):
-        """After a test that failed."""
-        if not self.is_closed:
-            os.close(self.slave)
-            os.close(self.master)
-
-
-@pytest.fixture
-def foreground(pyrunc):
-    made = []
-
-    def foreground(*words, **more):
-        made.append(Foreground(pyrunc, *words, **more))
-        return made[-1]
-
-    yield foreground
-    for one in made:
-        one.close()
-
-
-@pytest.mark.differs("its program may run before the size is set")
-def test_run_in_the_foreground(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/sh", "-c", "stty size; tty; read x; echo got $x; exit 3")
-    front = foreground("run", "-b", made, pyrunc.id(), size=(33, 99))
-    assert b"33 99\r\n/dev/pts/0\r\n" in front.until(b"pts/0\r\n")
-    front.type(b"hello\r")
-    front.until(b"got hello\r\n")
-    assert front.end()[0] == 3
-
-
-def test_output_of_the_last_moment_is_not_lost(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/sh", "-c", "seq 1 20000; echo the end")
-    front = foreground("run", "-b", made, pyrunc.id())
-    text = front.until(b"the end\r\n")
-    assert text.count(b"\n") == 20001
-    assert front.end()[0] == 0
-
-
-def test_keys_that_mean_signals_go_to_the_container(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/probe", "trap", "2")
-    front = foreground("run", "-b", made, pyrunc.id())
-    front.until(b"ready\r\n")
-    front.type(b"\x03")
-    front.until(b"signal 2\r\n")
-    assert front.end()[0] == 42
-
-
-def test_end_of_input_is_the_containers_to_notice(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/sh", "-c", "cat; echo ended")
-    front = foreground("run", "-b", made, pyrunc.id())
-    front.type(b"line\r")
-    front.until(b"line\r\nline\r\n")
-    front.type(b"\x04")
-    front.until(b"ended\r\n")
-    assert front.end()[0] == 0
-
-
-def test_a_new_size_arrives(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/probe", "tty", "watch")
-    front = foreground("run", "-b", made, pyrunc.id(), size=(10, 20))
-    assert b'"rows":10,"columns":20' in front.until(b"}\r\n")
-    front.resize(50, 60)
-    assert b'"rows":50,"columns":60' in front.until(b"}\r\n")
-    front.type(b"\x04")
-    assert front.end()[0] == 0
-
-
-@pytest.mark.differs("its program may run before the size is set")
-def test_console_size_does_not_hide_the_terminals_own(pyrunc, foreground, make):
-    made = make(terminal(size=(11, 22)), "/bin/probe", "tty")
-    front = foreground("run", "-b", made, pyrunc.id(), size=(44, 55))
-    assert b'"rows":44,"columns":55' in front.until(b"}\r\n")
-    assert front.end()[0] == 0
-
-
-def test_fast_typing_into_a_container_that_does_not_read(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/sh", "-c", "stty raw -echo; echo go; head -c 60000 | wc -c")
-    front = foreground("run", "-b", made, pyrunc.id())
-    front.until(b"go")
-    block, sent = b"x" * 1000, 0
-    while sent < 60:
-        _, writable, _ = select.select([], [front.master], [], 20)
-        assert writable
-        front.type(block)
-        sent += 1
-    front.until(b"60000")
-    assert front.end()[0] == 0
-
-
-def test_terminal_is_restored_when_the_container_is_killed(pyrunc, foreground, make):
-    made, id_ = make(terminal(), "/bin/sh", "-c", "echo up; exec sleep 1000"), pyrunc.id()
-    front = foreground("run", "-b", made, id_)
-    front.until(b"up\r\n")
-    pyrunc("kill", id_, "KILL")
-    assert front.end()[0] == 137
-
-
-# -- exec --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.differs("its program may run before the size is set")
-def test_exec_in_the_foreground(pyrunc, foreground, running):
-    box = running()
-    front = foreground("exec", "-t", box.id, "/bin/probe", "tty", "watch", size=(12, 34))
-    first = front.until(b"}\r\n")
-    assert b'"rows":12,"columns":34' in first and b'"tty":true' in first
-    front.resize(70, 71)
-    assert b'"rows":70,"columns":71' in front.until(b"}\r\n")
-    front.type(b"\x04")
-    assert front.end()[0] == 0
-    front = foreground("exec", "-t", box.id, "/bin/probe", "trap", "2")
-    front.until(b"ready\r\n")
-    front.type(b"\x03")
-    assert front.end()[0] == 42
-
-
-def test_exec_with_a_console_socket(pyrunc, foreground, running, receiver, scratch):
+def test_exec_with_a_console_socket(read_until, pyrunc, running, receiver, scratch):
     box = running()
     server = receiver()
     process = box.process(
@@ -419,23 +188,7 @@ def test_exec_with_a_console_socket(pyrunc, foreground, running, receiver, scrat
     os.close(master)
 
 
-def test_exec_detached_needs_a_console_socket(pyrunc, foreground, running):
+def test_exec_detached_needs_a_console_socket(pyrunc, running):
     box = running()
     error = pyrunc.fails("exec", "-d", "-t", box.id, "/bin/true", status=255)
     assert "cannot allocate tty if runc will detach without setting console socket" in error
-
-
-def test_exec_cannot_reach_the_callers_terminal(pyrunc, foreground, running):
-    """TIOCSTI and friends: a process that is not given the caller's terminal has no controlling terminal at all."""
-    box = running()
-    front = foreground("exec", box.id, "/bin/sh", "-c", "cat </dev/tty || echo none")
-    front.until(b"none\r\n")
-    assert front.end()[0] == 0
-
-
-def test_signals_reach_a_run_with_a_terminal(pyrunc, foreground, make):
-    made = make(terminal(), "/bin/probe", "trap", "15")
-    front = foreground("run", "-b", made, pyrunc.id())
-    front.until(b"ready\r\n")
-    front.child.send_signal(signal.SIGTERM)
-    assert front.end()[0] == 55

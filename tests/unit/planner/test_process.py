@@ -107,3 +107,14 @@ def test_no_kernel_parameters(key: str) -> None:
 def test_paths(kind: str, path: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         make_plan(linux={kind: [path]})
+
+
+def test_sysctls_of_the_hosts_own_namespace_are_refused() -> None:
+    linux = {
+        "namespaces": [{"type": "mount"}, {"type": "network", "path": "/proc/1/ns/net"}],
+        "sysctl": {"net.ipv4.ip_forward": "1"},
+    }
+    host = {"own_namespaces": ["/proc/1/ns/net"]}
+    with pytest.raises(ConfigError, match="not allowed in the host network namespace"):
+        make_plan(linux=linux, facts=host)
+    assert make_plan(linux=linux)

@@ -51,7 +51,13 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
 import mkrootfs  # noqa: E402 - found through the path above
+
 from features import FEATURES, has, text  # noqa: E402
+
+# A test run started in the background or by nohup ignores signals, and what is ignored stays so in every program it starts.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 

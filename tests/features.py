@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -105,6 +106,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "systemd": lambda: os.path.isdir("/run/systemd/system"),
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
+    "runc": lambda: shutil.which("runc") is not None,
     "i386-calls": lambda: os.path.exists("/proc/sys/abi/vsyscall32"),
 }
 _known: dict[str, bool] = {}

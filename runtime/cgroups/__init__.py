@@ -24,7 +24,10 @@ def choose(config: dict[str, Any], id: str, host: Any, systemd: bool = False, ma
     if manager not in ("", "cgroupfs", "systemd", "disabled"):
         raise UsageError(f'--cgroup-manager: "{manager}" is none of cgroupfs, systemd, disabled')
     if manager == "disabled":
-        return NoCgroup("cgroups are disabled (--cgroup-manager)")
+        none = NoCgroup("cgroups are disabled (--cgroup-manager)")
+        if ((config.get("linux") or {}).get("resources") or {}).get("devices"):
+            none.warnings.append("linux.resources.devices: not enforced: cgroups are disabled (--cgroup-manager)")
+        return none
     if systemd or manager == "systemd":
         raise Unsupported(
             "systemd as the manager of cgroups is not supported by this version",

@@ -1,15 +1,12 @@
-"""What each line of a plan may do: a trace is gone through line by line, and no call may be left over.
+"""Going through a trace line by line of a plan: no call may be left over, and no line without its calls.
 
-    quiet         calls that change nothing but the process's own descriptors and memory: taken wherever they are
-    ONE_CALL      init ops that are one system call, and how its arguments must say what the line says
-    INIT          the other init ops: a function each, that takes the calls of the op's contract (runtime/ops.py) in order
-    HOST          host steps and steps of sections, likewise
-    start(), delete()   what `start` and `delete` may do about a container with this plan
+    is_quiet(call)    calls that change nothing but the process's own descriptors and memory; taken wherever they are
+    Account           the calls of a process, and how far the lines of the plan have explained them (contracts.py has the lines)
 
-Whatever is neither quiet nor taken by the line whose turn it is raises Unplanned, as does a line whose calls do not come.
-What is not on a list here is no quiet call: one that nobody has thought of fails the tests instead of passing unseen.
-Registers are held against what the descriptors of the calls were opened as, strings and flags against the printed text;
-the names of flags are strace's, not ours, so that a wrong table of ours could not print a lie.
+Whatever is neither quiet nor taken by the line whose turn it is raises Unplanned, as does a line whose calls do not come. A
+call that is on no list is not quiet: one that nobody has thought of fails the tests instead of passing unseen. Registers are
+held against what the descriptors of the calls were opened as, strings and flags against the printed text; the names of flags
+are strace's and not ours, so that a wrong table of ours cannot print a lie.
 """
 
 from __future__ import annotations
@@ -20,8 +17,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tracing import Call, Descriptor, Process, string
-
-from runtime.plan import show
 
 Line = dict[str, Any]
 
@@ -225,3 +220,40 @@ def makes_below(account: Account, role: str) -> Callable[[Call], bool]:
         return (call.name == "mkdirat" or is_file) and account.is_below(call.fd(0), role)
 
     return may
+
+
+def becomes(a: Account, call: Call, path: str, may: tuple[str, ...] = ()) -> None:
+    """The child that a call has made must execute `path`; what it does after that is the program's."""
+    before = call.child.until_exec() if call.child is not None else []
+    if not before or before[-1].name != "execve" or before[-1].text(0) != path:
+        a.fail(f"a child that executes {path}")
+    child = Account(f"the child for {path}", before[:-1], a.names)
+    child.line = a.line
+    while (left := child.next()) is not None:
+        child.at = child.calls.index(left)
+        if left.name not in may:
+            child.fail("none of its")
+        child.at += 1
+
+
+# -- tables of contracts -----------------------------------------------------------------------------------------------
+
+Contract = Callable[[Account, str], None]
+
+
+def line(table: dict[str, Contract], *kinds: str) -> Callable[[Contract], Contract]:
+    """Put a contract into a table under the names of the lines that it is for."""
+
+    def add(contract: Contract) -> Contract:
+        table.update(dict.fromkeys(kinds, contract))
+        return contract
+
+    return add
+
+
+def match(pattern: str, text: str) -> tuple[str, ...]:
+    """The groups of a line's text."""
+    found = re.fullmatch(pattern, text, re.S)
+    if not found:
+        raise Unplanned(f"a line of the plan reads otherwise than its contract knows it: {text!r} is not {pattern!r}")
+    return tuple(group or "" for group in found.groups())

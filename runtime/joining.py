@@ -6,7 +6,7 @@ exec. The pidfd is opened and its start time confirmed before anything else, so 
 
 from __future__ import annotations
 
-from runtime import cgroups, foreground, identity, lifecycle, making, planner, seccomp, status, steps
+from runtime import cgroups, foreground, identity, inherited, lifecycle, planner, seccomp, status, steps
 from runtime import system as os
 from runtime.errors import Error, KernelError, StatusError
 from runtime.host import Host
@@ -40,7 +40,7 @@ class Joining:
             status.allow("exec", word, entry.id)
         assert entry.state is not None
         self.saved: dict[str, Any] = entry.state
-        making.check_terminal(process, options, self.is_detached)
+        inherited.check_terminal(process, options, self.is_detached)
         self.config = lifecycle.config_of(entry)
         check_user(self.config, process, entry.id)
         self.host = Host()
@@ -66,13 +66,13 @@ class Joining:
         request.clone_into = self.cgroup.clone_into(sub_cgroups)
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
-        request.listen_fds = making.listen_fds() if self.ctx.is_activated else 0
+        request.listen_fds = inherited.listen_fds() if self.ctx.is_activated else 0
         request.preserve = (getattr(self.options, "preserve_fds", 0) or 0) + request.listen_fds
         request.no_new_keyring = bool(getattr(self.options, "no_new_keyring", False))
         request.namespaces = self.saved["namespaces"]
         plan = planner.exec_process(request)
         check(plan)
-        making.check_preserved(plan.preserve)
+        inherited.check_preserved(plan.preserve)
         return plan
 
     def go(self) -> Launch:

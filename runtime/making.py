@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime import bundle, cgroups, lifecycle, planner, seccomp, store
+from runtime import bundle, cgroups, inherited, lifecycle, planner, seccomp, store
 from runtime import system as os
-from runtime.errors import ConfigError, Unsupported
+from runtime.errors import Unsupported
 from runtime.host import Host
 from runtime.plan import check
 
@@ -35,7 +35,7 @@ class Making:
         self.waits = waits
         self.process: dict[str, Any] = self.config["process"]
         self.linux: dict[str, Any] = self.config.get("linux") or {}
-        check_terminal(self.process, options, detached)
+        inherited.check_terminal(self.process, options, detached)
         _refuse_what_is_not_built(self.linux)
         self.cgroup = cgroups.choose(
             self.config, id_, cgroup_host(self.host, ctx.rootless), ctx.systemd_cgroup, ctx.cgroup_manager
@@ -62,7 +62,7 @@ class Making:
         request.clone_into = self.cgroup.clone_into()
         request.cgroup_paths = self.cgroup.paths
         request.seccomp = self.filter
-        request.listen_fds = listen_fds() if self.ctx.is_activated else 0
+        request.listen_fds = inherited.listen_fds() if self.ctx.is_activated else 0
         request.preserve = (getattr(options, "preserve_fds", 0) or 0) + request.listen_fds
         request.no_pivot = bool(getattr(options, "no_pivot", False))
         request.no_new_keyring = bool(getattr(options, "no_new_keyring", False))
@@ -77,7 +77,7 @@ class Making:
         if self.filter is not None:
             plan.warnings.extend(self.filter.warnings)
         check(plan)
-        check_preserved(plan.preserve)
+        inherited.check_preserved(plan.preserve)
         return plan
 
     def _add_own(self, plan: Plan, notify_dir: str) -> None:
@@ -134,36 +134,3 @@ def _refuse_what_is_not_built(linux: dict[str, Any]) -> None:
     for name in ("netDevices", "intelRdt"):
         if linux.get(name):
             raise Unsupported(f"linux.{name}: not supported by this version", pointer=f"/linux/{name}")
-
-
-def listen_fds() -> int:
-    """How many descriptors a service manager handed over with LISTEN_FDS, sd_listen_fds(3)."""
-    owner = os.environ.get("LISTEN_PID", "")
-    if owner and owner != str(os.getpid()):
-        return 0  # left over from whoever started our caller: the descriptors are not there
-    text = os.environ.get("LISTEN_FDS", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-
-
-def check_preserved(count: int) -> None:
-    """Raise ConfigError unless the descriptors from 3 on that shall be preserved are there, and the caller's."""
-    for fd in range(3, 3 + count):
-        # ours are all close-on-exec, which nothing that came through an exec is: one of ours would lead into the host
-        try:
-            is_theirs = os.get_inheritable(fd)
-        except OSError:
-            is_theirs = False
-        if not is_theirs:
-            raise ConfigError("", f"descriptor {fd} is not open", source="--preserve-fds") from None
-
-
-def check_terminal(process: dict[str, Any], options: Any, detached: bool) -> None:
-    """Raise ConfigError where a terminal is wanted and nobody would hold it, or the other way round (runc's words)."""
-    socket = getattr(options, "console_socket", None)
-    if process.get("terminal"):
-        if detached and not socket:
-            raise ConfigError(
-                "/process/terminal", "cannot allocate tty if runc will detach without setting console socket"
-            )
-    elif socket:
-        raise ConfigError("/process/terminal", "cannot use console socket if runc will not detach or allocate tty")

@@ -22,10 +22,10 @@ ID_MAX = 0xFFFFFFFE
 
 
 def run(args: Args) -> int:
-    from runtime import making
+    from runtime import inherited
 
     # before any work: what is opened from here on could take the place of a descriptor that is missing
-    making.check_preserved(args.preserve_fds + making.listen_fds())
+    inherited.check_preserved(args.preserve_fds + inherited.listen_fds())
     if args.process:
         if args.args:
             raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime import lifecycle, making
+from runtime import inherited, lifecycle
 from runtime.cli import context
 
 TYPE_CHECKING = False
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 def run(args: Args) -> int:
     # before any work: what is opened from here on could take the place of a descriptor that is missing
-    making.check_preserved(args.preserve_fds + making.listen_fds())
+    inherited.check_preserved(args.preserve_fds + inherited.listen_fds())
     return lifecycle.run(context(args), args.id, args.bundle, args)

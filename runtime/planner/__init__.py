@@ -1,7 +1,7 @@
 """Config and host facts in, plan out: the table of contents of a container's life before its first instruction.
 
-`create` and `exec_process` walk the two lists below, top to bottom; each entry is a section, a generator of ops in the
-module of its name. Nothing here changes the machine or looks into a rootfs: what a rootfs holds is hostile and may change,
+`create` walks the list in `container`, `exec_process` that in `joiner`, top to bottom; each entry is a section, a generator of
+ops in the module of its name. Nothing here changes the machine or looks into a rootfs: what a rootfs holds is hostile and may change,
 so the ops learn it at the moment of use. Why the order is as it is stands beside each entry; most of it is not a choice.
 """
 
@@ -9,21 +9,6 @@ from __future__ import annotations
 
 from runtime.errors import ConfigError
 from runtime.plan import Plan
-from runtime.planner import (
-    capabilities,
-    devices,
-    hooks,
-    lsm,
-    mounts,
-    namespaces,
-    network,
-    paths,
-    process,
-    program,
-    rootfs,
-    sysctl,
-    terminal,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +17,8 @@ if TYPE_CHECKING:
 
     from runtime.host import Host
     from runtime.plan import Op, Step
+    from runtime.planner.mounts import Mount
+    from runtime.planner.namespaces import Namespaces
     from runtime.seccomp import Filter
 
     Section = Callable[["Request", Plan], Iterator[Op]]
@@ -106,104 +93,15 @@ class Request:
         #: (rows, columns), () for process.consoleSize
         self.console_size: tuple[int, ...] = ()
         #: what sections learn from the config and share: see namespaces.resolve
-        self.resolved: namespaces.Namespaces | None = None
-        self.mounts: list[mounts.Mount] | None = None
-
-
-#: a container, from the caller's descriptors to the user's program
-CREATE: tuple[tuple[str, Section], ...] = (
-    # on the host: the last moment at which our own /proc files are ours, and host paths are the host's
-    ("private proc", process.private_proc),
-    ("oom score", process.oom_score),
-    ("not dumpable", process.not_dumpable),
-    ("namespaces given by path", namespaces.open_by_path),
-    # a user namespace takes away the right to reach them: sources of binds are held from here on
-    ("bind sources", mounts.open_sources),
-    ("cgroup, before a user namespace", namespaces.join_cgroup_early),
-    ("join namespaces", namespaces.join),
-    # before the other new ones, which shall be owned by it
-    ("user namespace", namespaces.user),
-    # the parent makes the cgroup while this runs: a network namespace is the slowest thing in the plan
-    ("new namespaces", namespaces.unshare_first),
-    # before the cgroup namespace, whose root is the cgroup of this moment, and before a fork that could escape it
-    ("cgroup", namespaces.join_cgroup),
-    ("affinity", process.reset_affinity),
-    ("late namespaces", namespaces.unshare_last),
-    # only a child is inside a new pid or time namespace
-    ("fork", namespaces.fork),
-    ("session", process.session),
-    ("network", network.network),
-    ("rootfs", rootfs.rootfs),
-    ("mounts", mounts.mounts),
-    ("devices", devices.devices),
-    ("console", terminal.console),
-    # the container's mounts are there and the host's paths still are: what hooks of the runtime expect
-    ("hooks", hooks.outside),
-    # after the last program that could want the directory, and while the rootfs can be written
-    ("cwd", process.make_cwd),
-    ("sysctl", sysctl.sysctl),
-    # after hooks, mounts, console and sysctl, none of which shall undo them; before code of the user
-    ("readonly paths", paths.readonly_paths),
-    ("masked paths", paths.masked_paths),
-    # filesystems asked for read-only had to be written until now
-    ("read-only mounts", mounts.finish),
-    ("pivot", rootfs.pivot),
-    ("hostname", process.hostname),
-    ("standard descriptors", terminal.standard_descriptors),
-    ("process", process.settings),
-    # before no_new_privs, which forbids most changes of a label
-    ("labels", lsm.labels),
-    ("no new privileges", process.no_new_privileges),
-    ("environment", program.home),
-    ("state for startContainer hooks", hooks.state_for_start),
-    # the parent sets limits, which would bind us too, and saves the state: from here on nothing is asked of it
-    ("ready", process.ready),
-    ("close descriptors", program.close_range),
-    ("working directory", capabilities.working_directory),
-    # a filter without no_new_privs needs CAP_SYS_ADMIN, which the next section drops
-    ("seccomp, privileged", program.seccomp_privileged),
-    ("credentials", capabilities.credentials),
-    # with the user's own rights, and before `create` answers: a program that is not there is create's error
-    ("find the program", program.find),
-    ("seccomp with a listener", program.seccomp_listener),
-    ("wait for start", program.wait_for_start),
-    ("startContainer hooks", hooks.start_container),
-    ("seccomp", program.seccomp_last),
-    ("exec", program.execute),
-)
-
-#: one more process in a container
-EXEC: tuple[tuple[str, Section], ...] = (
-    ("private proc", process.private_proc_of_processes),
-    ("oom score", process.oom_score),
-    # before the first namespace of the container: its root must not trace us (CVE-2016-9962)
-    ("not dumpable", process.not_dumpable),
-    ("initial affinity", process.initial_affinity),
-    ("cgroup", namespaces.join_cgroup),
-    ("final affinity", process.final_affinity),
-    ("join namespaces of init", namespaces.join_init),
-    ("fork", namespaces.fork),
-    ("session", process.session),
-    ("console", terminal.exec_console),
-    ("standard descriptors", terminal.standard_descriptors),
-    ("process", process.settings),
-    ("labels", lsm.labels),
-    ("no new privileges", process.no_new_privileges),
-    ("environment", program.home),
-    ("ready", process.ready),
-    ("close descriptors", program.close_range),
-    ("working directory", capabilities.working_directory),
-    ("seccomp, privileged", program.seccomp_privileged),
-    ("credentials", capabilities.credentials),
-    ("find the program", program.find),
-    ("seccomp with a listener", program.seccomp_listener),
-    ("seccomp", program.seccomp_last),
-    ("exec", program.execute),
-)
+        self.resolved: Namespaces | None = None
+        self.mounts: list[Mount] | None = None
 
 
 def create(request: Request) -> Plan:
     """The plan of a container: its init waits for `start` where the request says so."""
+    # in here: `exec` has no use for half of the sections, and would pay for loading them
+    from runtime.planner import container, namespaces
+
     plan = _plan(request)
     plan.host.extend(request.cgroup_steps)
     if request.wait_for_start:
@@ -213,15 +111,17 @@ def create(request: Request) -> Plan:
     if any(kind == "mount" for kind, _, _ in found.joined):
         # in somebody else's mount namespace the cgroup's files may have other paths, or none: the parent does it
         request.self_join_steps = ()
-    return _compose(CREATE, request, plan)
+    return _compose(container.CREATE, request, plan)
 
 
 def exec_process(request: Request) -> Plan:
     """The plan of another process in a running container, which it joins through the pidfd of its init."""
+    from runtime.planner import joiner, namespaces
+
     plan = _plan(request)
     plan.inherited.append("init")
     namespaces.resolve_exec(request)
-    return _compose(EXEC, request, plan)
+    return _compose(joiner.EXEC, request, plan)
 
 
 def _plan(request: Request) -> Plan:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from runtime import linux
 from runtime.ops import FLAG_NOFOLLOW
 from runtime.plan import Op
-from runtime.planner import mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ def console(request: Request, plan: Plan) -> Iterator[Op]:
     """Open the terminal, hand over its master, and bind the other side to /dev/console."""
     if not request.process.get("terminal"):
         return
+    from runtime.planner import mounts
+
     if not any(mounts.is_held_devpts(mount) for mount in mounts.read(request)):
         # /dev is somebody else's work, with a devpts in it
         yield _open_devpts("rootfs")

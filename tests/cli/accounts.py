@@ -32,7 +32,7 @@ _QUIET = frozenset(
     access arch_prctl brk clock_gettime clock_nanosleep close close_range dup dup2 dup3 epoll_create1 eventfd2 exit exit_group faccessat
     faccessat2 flock fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpid getppid getrandom getresgid getresuid
     getrlimit getsockopt gettid getuid lseek lstat madvise memfd_create mprotect mremap munmap nanosleep newfstatat pidfd_open pipe pipe2
-    poll ppoll pread64 pselect6 read readlink readlinkat recvmsg restart_syscall rseq rt_sigaction rt_sigprocmask rt_sigreturn
+    poll ppoll pread64 pselect6 read readlink readlinkat recvfrom recvmsg restart_syscall rseq rt_sigaction rt_sigprocmask rt_sigreturn
     rt_sigtimedwait sched_getaffinity sched_yield set_robust_list set_tid_address setsockopt sigaltstack socketpair stat statfs statx
     sysinfo uname wait4 waitid
     """.split()
@@ -58,15 +58,14 @@ def is_quiet(call: Call) -> bool:
     if name == "mmap":
         return "MAP_PRIVATE" in call.args[3] or "PROT_WRITE" not in call.args[2]
     if name == "ioctl":
-        return call.args[1] in ("TCGETS", "FIOCLEX", "FIONCLEX", "TIOCGWINSZ")
+        return call.args[1] in ("TCGETS", "FIOCLEX", "FIONCLEX", "FIONBIO", "TIOCGWINSZ")
     if name == "prctl":
         return call.args[0].startswith(("PR_GET_", "PR_CAPBSET_READ")) or call.args[0] == "PR_SET_NAME"
     if name == "socket":
         return call.args[0] == "AF_UNIX"  # what is said to whom is connect's and bind's to tell
-    # a question: no new limit, no signal, no program
-    return (name, call.args[-1] if name == "seccomp" else "") == ("seccomp", "NULL") or (
-        name in ("prlimit64", "kill") and call.args[2 if name == "prlimit64" else 1] in ("NULL", "0")
-    )
+    if name == "seccomp":  # whether the kernel knows a flag or an action; without a program nothing is loaded
+        return call.args[0].startswith("SECCOMP_GET_") or call.args[2] == "NULL"
+    return (name == "prlimit64" and call.args[2] == "NULL") or (name == "kill" and call.args[1] == "0")
 
 
 def open_flags(call: Call) -> set[str]:
@@ -160,7 +159,8 @@ class Account:
     def real(self, text: str) -> list[str]:
         """The text with what $ROOT, $STATE and $PID stand for; one for each process that $PID may be."""
         for name, value in self.names.items():
-            text = text.replace(name, value)
+            if name[0] == "$":
+                text = text.replace(name, value)
         return [text.replace("$PID", str(pid)) for pid in self.pids] if "$PID" in text else [text]
 
     def is_at(self, held: Descriptor | None, role: str) -> bool:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from users import own, program, rootless, user  # noqa: F401 - fixtures
 
 PEER = os.path.basename(os.environ.get("PYRUNC", "pyrunc"))
 Edit = Callable[[dict[str, Any]], object] | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from accounts import Account, Contract, Line, becomes, line, match, number, open_flags
@@ -37,7 +38,7 @@ def _writes(a: Account, opened: Call, data: str | None = None) -> str:
         more = a.next()
         if more is None or more.name != "write" or more.fd(0) is not opened.made:
             break
-    if data is not None and show(out) not in a.real(data) and data != f"{size} bytes":
+    if data is not None and show(out.rstrip("\n")) not in a.real(data) and data != f"{size} bytes":
         a.at -= 1
         a.fail(f"a write of {data}")
     return out
@@ -237,9 +238,14 @@ def start(a: Account, plan: list[Line]) -> None:
     has_notify = any(step["text"].startswith("$STATE/notify") for step in plan)
     fifos = [step["text"].split(" ")[0] for step in plan if step["name"] == "mkfifo"]
     a.line = {"place": "by start", "name": "fifo", "text": "wait for start"}
+    go = a.real(fifos[0])
+
+    def may(c: Call) -> bool:
+        return _is_write_to(c, go)  # it is opened twice: the first time says only whether init sleeps there
+
     if has_notify:
-        _listen(a)
-    _writes(a, _opens(a, a.real(fifos[0]), "O_WRONLY"), "0")
+        _listen(a, may)
+    a.take("write", lambda c: _written(c) in go and c.text(1) == "0", may)
     for fifo in fifos:
         a.take("unlinkat", lambda c, f=fifo: c.path(1) in a.real(f))
     a.follow([step for step in plan if step["where"] == "by start"], HOST)
@@ -248,10 +254,10 @@ def start(a: Account, plan: list[Line]) -> None:
     a.finish()
 
 
-def _listen(a: Account) -> None:
+def _listen(a: Account, may: Callable[[Call], object] = lambda call: False) -> None:
     """Listen in the directory that `create` has made for it: what comes in there is passed on to the manager."""
     folder = a.real("$STATE/notify")[0]
-    a.take("unlinkat unlink", lambda c: c.path(1 if c.name == "unlinkat" else 0) == f"{folder}/notify.sock")
+    a.take("unlinkat", lambda c: c.path(1) == f"{folder}/notify.sock", may)
     a.take("bind", lambda c: "notify.sock" in c.args[1])
     a.take("chmod fchmodat", lambda c: c.shown.rstrip().count("notify.sock") == 1)
 
@@ -268,8 +274,10 @@ def delete(a: Account, plan: list[Line]) -> None:
     made = [step["text"].split(" ")[0] for step in plan if step["name"] == "mkdir" and step["where"] == "undo: remove"]
     cgroup = [path for path in made if path[0] != "$"]
     a.line = next(step for step in plan if step["name"] == "launch")
-    while (call := a.next()) is not None and call.name == "pidfd_send_signal" and call.args[1] == "SIGKILL":
-        a.take("pidfd_send_signal")
+    while (call := a.next()) is not None and (
+        (call.name == "pidfd_send_signal" and call.args[1] == "SIGKILL") or _written(call).endswith("/exec.fifo")
+    ):
+        a.take(call.name)  # that the FIFO is opened, and closed again, says whether init still sleeps there
 
     def may(c: Call) -> bool:
         # processes that are still in there are killed, and thawed where the container has frozen them
@@ -278,21 +286,22 @@ def delete(a: Account, plan: list[Line]) -> None:
             os.path.dirname(file) in cgroup and file.endswith("/freezer.state")
         )
 
-    for a.line in [step for step in plan if step["text"] in cgroup]:
-        a.take("rmdir", lambda c: c.path(0) == a.line["text"], may)
-    while (call := a.next()) is not None and call.name == "rmdir" and call.path(0) in cgroup:
-        a.take("rmdir")
+    left = set(cgroup)
+    while left:
+        a.line = next(step for step in plan if step["text"] in left)
+        call = a.take("rmdir", lambda c: c.path(0) in cgroup, may)
+        left -= {call.path(0)} if not call.error else set()
     a.follow([step for step in plan if step["where"] == "by delete"], HOST)
     a.line = next(step for step in plan if step["text"].startswith("$STATE "))
     (state,) = a.real("$STATE")
-    a.take(
-        "rmdir",
-        lambda c: c.path(0) == state,
-        lambda c: c.name == "unlinkat" and os.path.commonpath([c.path(1), state]) == state,
-    )
+
+    def is_in_it(c: Call) -> bool:
+        return c.name in ("unlinkat", "rmdir") and os.path.commonpath([c.path(c.name == "unlinkat"), state]) == state
+
+    a.take("rmdir", lambda c: c.path(0) == state and not c.error, is_in_it)
 
 
 def prepare_to_wait(a: Account) -> None:
     """`run` in the foreground becomes the parent of the container's orphans before it begins."""
     a.line = {"place": "run", "name": "foreground", "text": "adopt orphans"}
-    a.take("prctl", lambda c: c.args == ["PR_SET_CHILD_SUBREAPER", "1", "0", "0", "0"])
+    a.take("prctl", lambda c: c.args == ["PR_SET_CHILD_SUBREAPER", "1"])

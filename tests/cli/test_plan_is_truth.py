@@ -15,6 +15,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,10 @@ class Traced:
         steps = [line for line in plan if line["place"] == "host" and line["where"] not in ("by start", "by delete")]
         ops = [line for line in plan if line["place"] == "init"]
         if verb == "run":
-            # it does not wait for start, so its plan has neither the FIFOs nor the op; and the hooks of start are its own
-            steps = [line for line in steps if line["name"] != "mkfifo"] + [line for line in plan if line["where"] == "by start"]
+            # it does not wait for start, so its plan has neither the FIFOs nor the op; the hooks of start are its own then, and
+            # the caller hears of it after them
+            steps = [line for line in steps if line["name"] not in ("mkfifo", "pid-file")]
+            steps += [line for line in plan if line["where"] == "by start"] + [line for line in plan if line["name"] == "pid-file"]
             ops = [line for line in ops if line["name"] != "fifo"]
             contracts_host.prepare_to_wait(account)
         launch = next(number for number, line in enumerate(steps) if line["name"] == "launch")
@@ -104,14 +107,22 @@ def traced(pyrunc, make, scratch):
 
 @pytest.fixture
 def listening(scratch):
-    """listening("name"): the path of a socket that somebody listens on."""
+    """listening("name"): the path of a socket that somebody listens on; a manager's takes note of all it is told."""
     opened = []
+
+    def take_note(manager):
+        fds = []
+        while not fds:
+            _, fds, _, _ = socket.recv_fds(manager, 4096, 1)
+        os.close(fds[0])  # sd_notify_barrier(3)
 
     def listening(name, kind=socket.SOCK_STREAM):
         opened.append(socket.socket(socket.AF_UNIX, kind))
         opened[-1].bind(str(scratch / name))
         if kind == socket.SOCK_STREAM:
             opened[-1].listen(1)
+        else:
+            threading.Thread(target=take_note, args=opened[-1:], daemon=True).start()
         return scratch / name
 
     yield listening

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: -v and -s: nothing abbreviated. No filter: a call that is not on a list of calls to look for would go unseen.
-STRACE = ("strace", "-f", "-qq", "-y", "-v", "-s", "4096", "-e", "signal=none", "-o")
+STRACE = ("strace", "-f", "-qq", "-y", "-v", "-s", "4096", "--decode-pids=pidns", "-e", "signal=none", "-o")
 
 _LINE = re.compile(r"(\d+) +(?:<\.\.\. \w+ resumed>)?(.*)", re.S)
 _CALL = re.compile(r"(\w+)\((.*)\)\s+= (.*)$", re.S)
@@ -198,7 +198,8 @@ class Trace:
                     call.held[index] = table[int(found[1])]
             _change(call, table)
             if call.name in ("clone", "clone3", "fork", "vfork") and call.value > 0:
-                call.child = self.processes.get(call.value)
+                inside = re.search(r"/\* (\d+) in strace's PID NS", call.result)
+                call.child = self.processes.get(int(inside[1]) if inside else call.value)
                 if call.child is not None:
                     self._hold(call.child, dict(table))
 

@@ -12,7 +12,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps"),
     1: ("planner", "rules", "rules_linux", "status", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel"),
+    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings

@@ -35,6 +35,29 @@ DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
 #: launcher -> the module whose main() it calls; one whose module does not exist is not written
 LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-conmon": "shim"}
 
+#: what each hot command imports in its functions when all is well; what it imports at the top is found by reading it
+HOT = {
+    "create": (
+        "runtime.creation",
+        "runtime.planner.container",
+        "runtime.kernel",
+        "specs.config_check",
+        "runtime.cgroups.making",
+    ),
+    "run": (
+        "runtime.creation",
+        "runtime.planner.container",
+        "runtime.kernel",
+        "specs.config_check",
+        "runtime.cgroups.making",
+    ),
+    "exec": ("runtime.joining", "runtime.planner.joiner", "runtime.kernel", "specs.config_check", "runtime.bundle"),
+    "delete": ("runtime.removal", "runtime.cgroups"),
+    "state": (),
+    "start": (),
+    "kill": (),
+}
+
 # -I ignores the caller's PYTHON* variables and directory, -S skips .pth files, which run code at every start. The two
 # directories are appended, so that nothing in them can stand before the standard library.
 LAUNCHER = """\
@@ -149,20 +172,43 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
             name = ".".join(parts[:-1] if parts[-1] == "__init__.py" else (*parts[:-1], target.stem))
             origin = os.fspath(final.joinpath(*parts))
             modules[name] = origin, Bare().visit(ast.parse(source.read_bytes(), origin))
-    table: dict[str, tuple[str, int, int, tuple[str, ...]]] = {}
+    compiled = {
+        name: compile(tree, origin, "exec", dont_inherit=True, optimize=2) for name, (origin, tree) in modules.items()
+    }
+    deps = {name: tuple(dict.fromkeys(imports(tree, modules))) for name, (_, tree) in modules.items()}
+    table: dict[str, tuple[str, int, int, tuple[str, ...], int]] = {}
     codes = b""
-    for name, (origin, tree) in modules.items():
-        code = marshal.dumps(compile(tree, origin, "exec", dont_inherit=True, optimize=2))
-        table[name] = (origin, len(codes), len(code), tuple(dict.fromkeys(imports(tree, modules))))
-        codes += code
-    _, place, length, _ = table["runtime.packed"]
-    boot = marshal.loads(codes[place : place + length])
+    for group in groups(deps):
+        # in one piece, in which every name that several modules use stands once
+        piece = marshal.dumps(tuple(compiled[name] for name in group))
+        for index, name in enumerate(group):
+            table[name] = (modules[name][0], len(codes), len(piece), deps[name], index)
+        codes += piece
+    boot = compiled["runtime.packed"]
     # under "" the length of the head itself, which its digits do not change
     head = marshal.dumps((boot, {"": 1 << 30, **table}))
     head = marshal.dumps((boot, {"": len(head), **table}))
     if len(head) > 65536:
         raise SystemExit("packed.bin: the head has outgrown what a launcher reads")
     return head + codes
+
+
+def groups(deps: dict[str, tuple[str, ...]]) -> list[list[str]]:
+    """The modules that are loaded together: those that the same hot commands need. Anything else is alone."""
+    users: dict[str, list[str]] = {}
+    for command, more in HOT.items():
+        todo, seen = ["runtime.__main__", f"runtime.cli.{command}", *more], set[str]()
+        while todo:
+            name = todo.pop()
+            if name in deps and name not in seen:
+                seen.add(name)
+                todo += [*deps[name], name.rpartition(".")[0]]
+        for name in seen:
+            users.setdefault(name, []).append(command)
+    by_users: dict[tuple[str, ...], list[str]] = {}
+    for name in deps:
+        by_users.setdefault(tuple(users.get(name, [name])), []).append(name)
+    return list(by_users.values())
 
 
 def imports(tree: ast.Module, modules: dict[str, tuple[str, ast.Module]]) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """All our modules in one file: what the launchers run first, so that an import costs no search, no stat and no open.
 
-`make build` writes `packed.bin` beside the packages: this module's code and a table of name -> (file, place, length, what it
-imports), then at each place a module's code. A launcher loads the two and executes the first; `table` is then the second and
-`packed` the open descriptor. A command imports some forty modules, and for each of them the import system costs as much as running it; here a
-module's imports are loaded before it, in order, and its import statements find them there.
+`make build` writes `packed.bin` beside the packages: this module's code and a table of the modules, then their code in pieces. A
+launcher loads the two and executes the first; `table` is then the second and `packed` the open descriptor. A command imports
+some forty modules, and for each of them the import system costs as much as running it; here a module's imports are loaded
+before it, in order, and its import statements find them there.
 
 The files of the packages stay the truth: whatever the table does not hold is imported as ever.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
 
-    #: file, place, length, the modules of ours that it imports when it is loaded
-    Entry = tuple[str, int, int, tuple[str, ...]]
+    #: file, place and length of a piece, the modules of ours that it imports when it is loaded, its number in the piece
+    Entry = tuple[str, int, int, tuple[str, ...], int]
     table: dict[str, Entry | int]
     packed: int
 
@@ -33,6 +33,7 @@ class Packed:
         self.table = table
         self.fd = fd
         self.start = start
+        self.pieces: dict[int, tuple[CodeType, ...]] = {}
         # the classes of every spec and module, without importing anything for them
         self.spec_class: type[ModuleSpec] = type(sys.__spec__)
         self.module_class: type[ModuleType] = type(sys)
@@ -88,9 +89,12 @@ class Packed:
             setattr(sys.modules[parent], last, module)
 
     def code(self, entry: Entry) -> CodeType:
-        """A module's code, read when it is needed: most commands need less than half of the file."""
-        code: CodeType = marshal.loads(posix.pread(self.fd, entry[2], self.start + entry[1]))
-        return code
+        """A module's code. What the same commands need is one piece, read when the first of it is asked for."""
+        _, place, length, _, number = entry
+        piece = self.pieces.get(place)
+        if piece is None:
+            piece = self.pieces[place] = marshal.loads(posix.pread(self.fd, length, self.start + place))
+        return piece[number]
 
 
 if __name__ == "__main__":

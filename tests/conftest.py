@@ -51,7 +51,6 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
 import mkrootfs  # noqa: E402 - found through the path above
-
 from features import FEATURES, has, text  # noqa: E402
 
 # A test run started in the background or by nohup ignores signals, and what is ignored stays so in every program it starts.

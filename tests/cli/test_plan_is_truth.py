@@ -22,7 +22,6 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-import accounts  # noqa: E402 - found through the path above
 import contracts_host  # noqa: E402
 import contracts_init  # noqa: E402
 import tracing  # noqa: E402
@@ -37,7 +36,8 @@ pytestmark = pytest.mark.differs("it has no plan")
 class Traced:
     """The plan of a container, and what was done: `verbs` of one life, under strace, one after the other."""
 
-    def __init__(self, pyrunc, made, id_, verbs, options, scratch):
+    def __init__(self, pyrunc, made, verbs, options, scratch, program):
+        id_ = pyrunc.id()
         self.id, self.bundle, self.root, self.env = id_, str(made.path), str(pyrunc.root), pyrunc.env
         self.plan = pyrunc("plan", "--json", "--id", id_, *options, made).json()
         words = {
@@ -46,14 +46,20 @@ class Traced:
             "start": ["start", id_],
             "delete": ["delete", "--force", id_],
         }
-        script = " && ".join(shlex.join(pyrunc.argv(*words[verb])) for verb in verbs)
+        program = program or pyrunc.argv()[0]
+        script = " && ".join(shlex.join([program, *pyrunc.argv(*words[verb])[1:]]) for verb in verbs)
         file = scratch / f"{id_}.trace"
         with tracing.run(
-            ["sh", "-c", f"{script}; exit"], file, env=pyrunc.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["sh", "-c", f"{script}; exit"],
+            file,
+            env=pyrunc.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as child:
             out, _ = child.communicate(timeout=50)
         assert child.returncode == 0, out.decode()
-        self.trace = tracing.read(file, pyrunc.argv()[0])
+        self.trace = tracing.read(file, program)
         assert [process.name.split()[3] for process in self.trace.commands] == verbs
         self.verbs = dict(zip(verbs, self.trace.commands, strict=True))
 
@@ -84,7 +90,9 @@ class Traced:
             # it does not wait for start, so its plan has neither the FIFOs nor the op; the hooks of start are its own then, and
             # the caller hears of it after them
             steps = [line for line in steps if line["name"] not in ("mkfifo", "pid-file")]
-            steps += [line for line in plan if line["where"] == "by start"] + [line for line in plan if line["name"] == "pid-file"]
+            steps += [line for line in plan if line["where"] == "by start"] + [
+                line for line in plan if line["name"] == "pid-file"
+            ]
             ops = [line for line in ops if line["name"] != "fifo"]
             contracts_host.prepare_to_wait(account)
         launch = next(number for number, line in enumerate(steps) if line["name"] == "launch")
@@ -98,11 +106,22 @@ class Traced:
 
 @pytest.fixture
 def traced(pyrunc, make, scratch):
-    def traced(edit=None, *args, verbs=("create", "start", "delete"), options=(), id_=None):
+    def traced(edit=None, *args, verbs=("create", "start", "delete"), options=(), program=""):
         made = make(edit, *(args or ("/bin/true",)))
-        return Traced(pyrunc, made, id_ or pyrunc.id(), list(verbs), [str(word) for word in options], scratch)
+        return Traced(pyrunc, made, list(verbs), [str(word) for word in options], scratch, program)
 
     return traced
+
+
+_shared = []
+
+
+@pytest.fixture
+def shared(request):
+    """The trace of one small container, for all tests that only read it."""
+    if not _shared:
+        _shared.append(request.getfixturevalue("traced")())
+    return _shared[0]
 
 
 @pytest.fixture
@@ -136,26 +155,41 @@ def listening(scratch):
 def docker(config):
     """What an engine asks for: a profile, limits, hooks of every kind, a user with groups, mounts, devices, parameters."""
     process, linux = config["process"], config["linux"]
-    process.update(user={"uid": 1000, "gid": 1000, "additionalGids": [50, 100], "umask": 0o27}, oomScoreAdj=100, cwd="/work/dir")
-    process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 2048}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+    process.update(
+        user={"uid": 1000, "gid": 1000, "additionalGids": [50, 100], "umask": 0o27}, oomScoreAdj=100, cwd="/work/dir"
+    )
+    process["rlimits"] = [
+        {"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 2048},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+    ]
     process["capabilities"].update(inheritable=["CAP_CHOWN"], ambient=["CAP_CHOWN"])
     linux["resources"] = {
         "memory": {"limit": 64 << 20},
         "pids": {"limit": 50},
         "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0"},
-        "devices": [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}],
+        "devices": [
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
+        ],
     }
     linux["seccomp"] = copy.deepcopy(PROFILE)
     linux["sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "0", "kernel.msgmax": "4096"}
     linux["maskedPaths"] += ["/sys/kernel/debug", "/sys/devices/virtual/powercap", "/nowhere"]
     linux["readonlyPaths"] = ["/proc/bus", "/proc/sys", "/nowhere"]
-    linux["devices"] = [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 1000, "gid": 1000}]
+    linux["devices"] = [
+        {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600, "uid": 1000, "gid": 1000}
+    ]
     linux["rootfsPropagation"] = "rslave"
     config["domainname"] = "example"
     config["root"]["readonly"] = True
     config["mounts"] += [
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"]},
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": ["ro", "nosuid", "noexec", "nodev"],
+        },
         {"destination": "/etc/hosts", "type": "bind", "source": "/etc/hosts", "options": ["rbind", "rprivate", "ro"]},
         {"destination": "/var/new/place", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]},
         {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "tmpcopyup"]},
@@ -183,7 +217,9 @@ def settings(config):
     config["linux"]["namespaces"] = [{"type": name} for name in ("mount", "uts", "ipc", "network")]
     config["linux"].update(personality={"domain": "LINUX32"}, rootfsPropagation="private")
     config["process"].update(
-        ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 3}, scheduler={"policy": "SCHED_BATCH", "nice": 5}, noNewPrivileges=False
+        ioPriority={"class": "IOPRIO_CLASS_BE", "priority": 3},
+        scheduler={"policy": "SCHED_BATCH", "nice": 5},
+        noNewPrivileges=False,
     )
     config["linux"]["seccomp"] = copy.deepcopy(PROFILE)
     config["linux"].pop("cgroupsPath", None)
@@ -192,8 +228,8 @@ def settings(config):
 # -- tests -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_container(traced):
-    traced().check()
+def test_a_small_container(shared):
+    shared.check()
 
 
 def test_a_container_of_an_engine(traced):
@@ -218,7 +254,14 @@ def test_a_terminal_and_files_for_the_caller(traced, listening, scratch):
     def edit(config):
         config["process"].update(terminal=True, consoleSize={"height": 30, "width": 80})
 
-    options = ["--console-socket", listening("console"), "--pidfd-socket", listening("pidfd"), "--pid-file", scratch / "pid"]
+    options = [
+        "--console-socket",
+        listening("console"),
+        "--pidfd-socket",
+        listening("pidfd"),
+        "--pid-file",
+        scratch / "pid",
+    ]
     one = traced(edit, options=options)
     assert {"console", "pidfd", "pid-file"} <= {line["name"] for line in one.plan}
     one.check()
@@ -257,7 +300,14 @@ def test_an_id_map_of_a_mount(traced):
 
     def edit(config):
         config["mounts"].append(
-            {"destination": "/mnt", "type": "bind", "source": str(ROOT / "runtime"), "options": ["bind"], "uidMappings": mapping, "gidMappings": mapping}
+            {
+                "destination": "/mnt",
+                "type": "bind",
+                "source": str(ROOT / "runtime"),
+                "options": ["bind"],
+                "uidMappings": mapping,
+                "gidMappings": mapping,
+            }
         )
 
     traced(edit).check()
@@ -266,10 +316,100 @@ def test_an_id_map_of_a_mount(traced):
 def test_plan_itself_changes_nothing(pyrunc, make, scratch):
     file = scratch / "trace"
     command = pyrunc.argv("plan", make(docker, "/bin/true"))
-    with tracing.run(["sh", "-c", f"{shlex.join(command)}; exit"], file, env=pyrunc.env, stdout=subprocess.PIPE) as child:
+    with tracing.run(
+        ["sh", "-c", f"{shlex.join(command)}; exit"], file, env=pyrunc.env, stdout=subprocess.PIPE
+    ) as child:
         out, _ = child.communicate(timeout=50)
     assert child.returncode == 0 and b"pivot-root" in out
     (process,) = tracing.read(file, command[0]).commands
     account = Account("`plan`", process.after_exec("pyrunc"), {})
     account.take("write", lambda call: call.args[0].startswith("1<"))
     account.finish()
+
+
+# -- the check itself --------------------------------------------------------------------------------------------------
+
+#: lines whose calls change nothing: without them a trace is as well explained
+LOOKS = {
+    "open",
+    "close",
+    "check-device",
+    "mountpoint",
+    "reopen-null",
+    "chown-stdio",
+    "home",
+    "close-range",
+    "find-exec",
+    "fifo",
+}
+
+
+def test_a_line_too_many_or_too_few_is_found_out(shared):
+    plan, quiet = shared.plan, set()
+    for number, line in enumerate(plan):
+        with pytest.raises(Unplanned):
+            shared.check([*plan[: number + 1], line, *plan[number + 1 :]])
+        try:
+            shared.check([*plan[:number], *plan[number + 1 :]])
+        except (Unplanned, StopIteration):
+            continue
+        quiet.add(line["name"])
+    assert quiet <= LOOKS, quiet - LOOKS
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("write", "devices.deny a", "devices.allow a"),
+        ("write", "tasks 0", "tasks 1"),
+        ("mkdir", "/memory/", "/nowhere/"),
+        ("note", ", cgroup", ""),
+        ("unshare", "network", "user"),
+        ("prctl", "no-new-privs 1", "no-new-privs 0"),
+        ("fsmount", "nosuid,nodev,noexec", "nosuid,nodev"),
+        ("fsconfig", "mode=755", "mode=777"),
+        ("mount-setattr", "slave", "private"),
+        ("move-mount", "mnt -> at", "rootfs -> at"),
+        ("mknod", "1:3", "1:1"),
+        ("symlink", "/proc/self/fd", "/proc/1/fd"),
+        ("readonly", "/proc/bus", "/proc/buz"),
+        ("mask", "/proc/keys", "/proc/kez"),
+        ("bounding", "chown,", ""),
+        ("capset", "effective chown,", "effective "),
+        ("setresuid", "0", "1000"),
+        ("exec", "/bin/true", "/bin/false"),
+    ],
+)  # fmt: skip
+def test_a_line_that_says_something_else_is_found_out(shared, name, old, new):
+    plan = copy.deepcopy(shared.plan)
+    line = next(line for line in plan if line["name"] == name and old in line["text"])
+    line["text"] = line["text"].replace(old, new, 1)
+    with pytest.raises(Unplanned):
+        shared.check(plan)
+
+
+MORE = {
+    "an op at the start": "plan.ops.insert(0, Op('umask', a=0o77))",
+    "an op inside the container": "plan.ops.insert(-3, Op('sethostname', 'other'))",
+    "an op after start": "plan.ops.insert(-1, Op('umask', a=0o77))",
+    "a file": "open('/dev/shm/pyrunc-more', 'w').close(); os.unlink('/dev/shm/pyrunc-more')",
+    "a signal": "os.kill(os.getpid(), 28)",
+    "a program": "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)",
+    "a limit": "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
+}
+
+
+@pytest.mark.parametrize("more", MORE)
+def test_an_init_or_a_create_that_does_more_is_found_out(pyrunc, traced, scratch, more):
+    """The command as it is, made to do one more thing at the launch: its plan is printed by the real one."""
+    launcher = Path(pyrunc.argv()[0]).read_text().splitlines()
+    place = launcher.index("sys.exit(main())")
+    launcher[place:place] = [
+        "import os", "from runtime import wire", "from runtime.plan import Op", "encode = wire.encode", "def more(plan):",
+        f"    {MORE[more]}", "    return encode(plan)", "wire.encode = more",
+    ]  # fmt: skip
+    program = scratch / "pyrunc-more"
+    program.write_text("\n".join(launcher) + "\n")
+    program.chmod(0o755)
+    with pytest.raises(Unplanned):
+        traced(program=str(program)).check()

@@ -105,7 +105,7 @@ class Made:
                 from runtime import notify
 
                 # before the program runs: it may be ready at once
-                self.listener = notify.Notify(self.entry)
+                self.listener = notify.Notify(self.entry, self.making.ctx.warn)
         elif kind == "write":
             self.entry.write(name, self.making.bundle.raw)
         elif kind == "mkfifo":

@@ -99,7 +99,7 @@ def _watch(pid: int, pidfd: int, terminal: Terminal | None, notify: Notify | Non
                         _handle(number, pidfd, terminal)
                 elif notify is not None and fd == notify.fileno():
                     # the manager's main process is we: it waits for its own child, not for ours
-                    if notify.receive(os.getpid()):
+                    if notify.receive(os.getpid(), waits=False):
                         poll.unregister(fd)
                 elif fd == 0:
                     data = _read(0)

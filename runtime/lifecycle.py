@@ -204,7 +204,7 @@ def start(ctx: Context, id_: str) -> None:
             from runtime import notify
 
             # before the program runs: it may be ready at once
-            listener = notify.Notify(entry)
+            listener = notify.Notify(entry, ctx.warn)
         _release(entry)
         saved = entry.state
         if saved and saved.get("has_poststart"):

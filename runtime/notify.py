@@ -15,10 +15,17 @@ from runtime.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket
+
     from runtime.store import Entry
 
-#: how long the manager may take to answer the barrier
+#: how long the manager may take to answer the barrier, as with libsystemd
 _BARRIER_MS = 30_000
+#: how long a manager that does not read may hold us up; meanwhile no signal is forwarded
+_SEND_S = 2.0
+#: what fits a socket address, unix(7)
+_PATH_BYTES = 108
 
 
 def host_socket() -> str:
@@ -26,21 +33,13 @@ def host_socket() -> str:
     return os.environ.get("NOTIFY_SOCKET", "")
 
 
-def make_directory(entry: Entry) -> str:
-    """The directory that is mounted at /run/notify; made with the container, so that `start` can listen in it."""
-    try:
-        os.mkdir("notify", 0o755, dir_fd=entry.fd)
-    except FileExistsError:
-        pass
-    return f"{entry.path}/notify"
-
-
 class Notify:
     """The container's end of the conversation; readable when the container has said something."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, warn: Callable[[str], None]) -> None:
         import socket
 
+        self.warn = warn
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         directory = os.open("notify", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.fd)
         try:
@@ -62,11 +61,18 @@ class Notify:
         """The socket."""
         return self.sock.fileno()
 
-    def receive(self, pid: int) -> bool:
-        """Take one message; True once the container was ready and the manager knows."""
+    def receive(self, pid: int, waits: bool = True) -> bool:
+        """Take one message; True once the container was ready and the manager was told, and has taken note if we wait for that."""
         for line in self.sock.recv(4096).split(b"\n"):
             if line.startswith(b"READY="):
-                _tell(line, pid)
+                try:
+                    _tell(line, pid, waits)
+                except OSError as error:
+                    # no reason to stop a container that runs
+                    words = error.strerror or str(error)
+                    self.warn(
+                        f"tell {host_socket()} that the container is ready: {words[:1].lower()}{words[1:]}, ignoring"
+                    )
                 return True
         return False
 
@@ -92,26 +98,43 @@ class Notify:
         self.sock.close()
 
 
-def _tell(ready: bytes, pid: int) -> None:
-    import select
+def _tell(ready: bytes, pid: int, waits: bool) -> None:
     import socket
 
-    path = host_socket()
-    address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.settimeout(_BARRIER_MS / 1000)
+        sock.settimeout(_SEND_S)
+        _connect(sock, host_socket())
+        sock.send(ready + b"\n")
+        sock.send(b"MAINPID=%d\n" % pid)
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         try:
-            sock.connect(address)
-            sock.send(ready + b"\n")
-            sock.send(b"MAINPID=%d\n" % pid)
-            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             try:
                 socket.send_fds(sock, [b"BARRIER=1"], [write_fd])
             finally:
                 os.close(write_fd)
-            poll = select.poll()
-            poll.register(read_fd, select.POLLIN)
-            poll.poll(_BARRIER_MS)
+            if waits:
+                _wait_for_end(read_fd)
+        finally:
             os.close(read_fd)
-        except OSError:
-            pass  # a manager that does not listen is no reason to stop the container
+
+
+def _connect(sock: socket, path: str) -> None:
+    if path.startswith("@"):
+        sock.connect("\0" + path[1:])
+    elif len(os.fsencode(path)) < _PATH_BYTES:
+        sock.connect(path)
+    else:
+        folder, name = os.path.split(path)
+        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{name}")
+        finally:
+            os.close(directory)
+
+
+def _wait_for_end(fd: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(_BARRIER_MS)

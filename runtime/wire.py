@@ -18,10 +18,11 @@ parent to init: `s32 errno`, with one descriptor where the op asked for one.
 
 from __future__ import annotations
 
-from errno import ECHILD, ETIMEDOUT
+from errno import ECHILD, EINVAL, ETIMEDOUT
 from struct import Struct
 
 from runtime.errors import Error, ExecError, HookError, KernelError
+from runtime.linux import MOUNT_ATTR_IDMAP
 from runtime.ops import OPS
 from runtime.plan import describe
 
@@ -116,7 +117,11 @@ def failure(plan: Plan, index: int, errno: int, detail: bytes) -> Error:
     if not 0 <= index < len(plan.ops):
         return KernelError("read the plan", errno, f"init {index}", detail.decode("utf-8", "replace").strip())
     op = plan.ops[index]
-    return recorded_failure([op.name, words(op), op.where], index, errno, detail)
+    error = recorded_failure([op.name, words(op), op.where], index, errno, detail)
+    if op.name == "mount-setattr" and op.a & MOUNT_ATTR_IDMAP and errno == EINVAL:
+        # all that the kernel says; mount_setattr(2) lists those that can
+        error.hint = "its file system may be one without idmapped mounts, or be idmapped already"
+    return error
 
 
 def tail(plan: Plan) -> dict[str, list[str]]:

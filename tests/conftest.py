@@ -53,10 +53,9 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 import mkrootfs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
-# A test run started in the background or by nohup ignores signals, and what is ignored stays so in every program it starts.
-for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.SIG_DFL)
+# A test run in the background or under nohup ignores signals, and what is ignored stays so in every program it starts.
+for _ignored in [number for number in (1, 2, 3, 10, 17) if signal.getsignal(number) is signal.SIG_IGN]:
+    signal.signal(_ignored, signal.SIG_DFL)
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Going through a trace line by line of a plan: no call may be left over, and no line without its calls.
 
     is_quiet(call)    calls that change nothing but the process's own descriptors and memory; taken wherever they are
-    Account           the calls of a process, and how far the lines of the plan have explained them (contracts.py has the lines)
+    Account           the calls of a process, and how far the lines of the plan have explained them; what a line may do is in contracts_*.py
 
 Whatever is neither quiet nor taken by the line whose turn it is raises Unplanned, as does a line whose calls do not come. A
 call that is on no list is not quiet: one that nobody has thought of fails the tests instead of passing unseen. Registers are
@@ -37,6 +37,8 @@ _QUIET = frozenset(
     sysinfo uname wait4 waitid
     """.split()
 )
+#: nothing was done, and the same call follows
+_TRIED_AGAIN = ("EAGAIN", "EINTR")
 _WRITING = frozenset("O_WRONLY O_RDWR O_CREAT O_TRUNC O_APPEND O_TMPFILE".split())
 
 
@@ -107,7 +109,7 @@ class Account:
         """Take the calls of each line, in order."""
         for self.line in lines:
             if self.line["name"] not in table:
-                raise Unplanned(f"{self.shown()}: tests/cli/contracts.py has no contract for it; add one")
+                raise Unplanned(f"{self.shown()}: tests/cli/contracts_*.py has no contract for it: add one")
             text = re.sub(r"( (\?exists|\?missing|\?denied|recursive|nofollow))+$", "", self.line["text"])
             table[self.line["name"]](self, text)
 
@@ -121,7 +123,7 @@ class Account:
         raise Unplanned(
             f"{self.who} did {self.calls[self.at]!r}\nwhere the plan says `{self.shown()}`, which is {wanted}.\n"
             "Either create does more than its plan: add a step to it (runtime/making.py, or a section of runtime/planner);\n"
-            "or this line may do that: say so in its contract (runtime/ops.py) and in tests/cli/contracts.py."
+            "or this line may do that: say so in its contract, in runtime/ops.py and in tests/cli/contracts_*.py."
         )
 
     def take(
@@ -134,6 +136,9 @@ class Account:
         wanted = names.split()
         while self.at < len(self.calls):
             call = self.calls[self.at]
+            if call.error in _TRIED_AGAIN:
+                self.at += 1
+                continue
             if call.name in wanted and fits(call):
                 self.at += 1
                 return call
@@ -145,7 +150,9 @@ class Account:
 
     def next(self) -> Call | None:
         """The next call that is not quiet, not yet taken."""
-        return next((call for call in self.calls[self.at :] if not is_quiet(call)), None)
+        return next(
+            (call for call in self.calls[self.at :] if not is_quiet(call) and call.error not in _TRIED_AGAIN), None
+        )
 
     def finish(self) -> None:
         """Nothing may be left."""

@@ -3,6 +3,7 @@
 HOST                steps before the launch and steps of sections, by their kind
 start(), delete()   what those commands may do about a container with this plan: wake its init, run its hooks, and undo what
                     the lines say that `create` has done
+undo()              what a `create` that fails may do about it
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _mkdir(a: Account, text: str) -> None:
 
     def may(c: Call) -> bool:
         if c.name == "mkdir":
-            return path.startswith(c.path(0) + "/")
+            return not target.startswith("$STATE") and path.startswith(c.path(0) + "/")
         above = path.startswith(os.path.dirname(_written(c)) + "/")
         return above and os.path.basename(_written(c)) in ("cpuset.cpus", "cpuset.mems")
 
@@ -119,6 +120,38 @@ def _inherit(a: Account, text: str) -> None:
             if not f"{text}/".startswith(os.path.dirname(_written(call)) + "/"):
                 break
             a.take(call.name)
+
+
+@line(HOST, "enable")
+def _enable(a: Account, text: str) -> None:
+    """v2: the controllers that the cgroup does not pass on yet, at once or one by one, each only if it is one of the line's."""
+    target, *wanted = text.split(" ")
+    path = f"{target}/cgroup.subtree_control"
+    a.take("openat", lambda c: c.path(1) == path and "O_WRONLY" not in open_flags(c))
+    while (call := a.next()) is not None and _written(call) == path:
+        if call.name == "write" and not {word[1:] for word in call.text(1).split()} <= set(wanted):
+            a.fail(f"one of {wanted}")
+        a.take(call.name)
+
+
+@line(HOST, "devices", "devices?denied")
+def _devices(a: Account, text: str) -> None:
+    """v2: a program is loaded and attached to the cgroup."""
+    a.take("openat", lambda c: c.path(1) == text.split(" ")[0])
+    a.take("bpf", lambda c: c.args[0] == "BPF_PROG_LOAD" and "BPF_PROG_TYPE_CGROUP_DEVICE" in c.shown)
+    a.take("bpf", lambda c: c.args[0] == "BPF_PROG_ATTACH" and "BPF_CGROUP_DEVICE" in c.shown)
+
+
+@line(HOST, "delegate")
+def _delegate(a: Account, text: str) -> None:
+    """v2: the cgroup and files in it become the user's."""
+    target, uid = text.split(" ")
+    a.take("chown", lambda c: c.path(0) == target and c.args[1:] == [uid, "-1"])
+    while (call := a.next()) is not None and call.name in ("lchown", "fchownat"):
+        index = int(call.name == "fchownat")
+        if os.path.dirname(call.path(index)) != target or call.args[index + 1 : index + 3] != [uid, "-1"]:
+            a.fail(f"a file of {target}")
+        a.take(call.name)
 
 
 @line(HOST, "mkfifo")
@@ -256,10 +289,12 @@ def start(a: Account, plan: list[Line]) -> None:
 
 def _listen(a: Account, may: Callable[[Call], object] = lambda call: False) -> None:
     """Listen in the directory that `create` has made for it: what comes in there is passed on to the manager."""
-    folder = a.real("$STATE/notify")[0]
-    a.take("unlinkat", lambda c: c.path(1) == f"{folder}/notify.sock", may)
-    a.take("bind", lambda c: "notify.sock" in c.args[1])
-    a.take("chmod fchmodat", lambda c: c.shown.rstrip().count("notify.sock") == 1)
+    (folder,) = a.real("$STATE/notify")
+    call = a.take("unlinkat", lambda c: c.path(1) == f"{folder}/notify.sock", may)
+    # by the descriptor of that directory
+    path = f'"/proc/self/fd/{call.args[0].partition("<")[0]}/notify.sock"'
+    a.take("bind", lambda c: path in c.args[1])
+    a.take("chmod", lambda c: c.args[0] == path)
 
 
 def _tell_manager(a: Account) -> None:
@@ -271,27 +306,32 @@ def _tell_manager(a: Account) -> None:
 
 def delete(a: Account, plan: list[Line]) -> None:
     """Undo what the lines say has been done, in reverse: the launch, the cgroup; then hooks; the directory last."""
+    _undo(a, plan, [step for step in plan if step["where"] == "by delete"])
+
+
+def undo(a: Account, plan: list[Line]) -> None:
+    """The same, by a `create` that fails before it has run a hook."""
+    _undo(a, plan, [])
+
+
+def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
     made = [step["text"].split(" ")[0] for step in plan if step["name"] == "mkdir" and step["where"] == "undo: remove"]
-    cgroup = [path for path in made if path[0] != "$"]
-    a.line = next(step for step in plan if step["name"] == "launch")
-    while (call := a.next()) is not None and (
-        (call.name == "pidfd_send_signal" and call.args[1] == "SIGKILL") or _written(call).endswith("/exec.fifo")
-    ):
-        a.take(call.name)  # that the FIFO is opened, and closed again, says whether init still sleeps there
+    left = [path for path in made if path[0] != "$"]
+    cgroup = set(left)
 
     def may(c: Call) -> bool:
-        # processes that are still in there are killed, and thawed where the container has frozen them
+        # processes that are still in the cgroup are killed, and thawed where the container has frozen them
         file = _written(c)
-        return (c.name == "pidfd_send_signal" and c.args[1] == "SIGKILL") or (
-            os.path.dirname(file) in cgroup and file.endswith("/freezer.state")
-        )
+        is_thawing = os.path.dirname(file) in cgroup and file.endswith("/freezer.state")
+        # that the FIFO is opened, and closed again, says whether init still sleeps there
+        return _kills(a, c) or is_thawing or (c.name == "openat" and file in a.real("$STATE/exec.fifo"))
 
-    left = set(cgroup)
     while left:
-        a.line = next(step for step in plan if step["text"] in left)
+        a.line = next(step for step in plan if step["text"] == left[0])
         call = a.take("rmdir", lambda c: c.path(0) in cgroup, may)
-        left -= {call.path(0)} if not call.error else set()
-    a.follow([step for step in plan if step["where"] == "by delete"], HOST)
+        if call.path(0) in left and not call.error:
+            left.remove(call.path(0))
+    a.follow(hooks, HOST)
     a.line = next(step for step in plan if step["text"].startswith("$STATE "))
     (state,) = a.real("$STATE")
 
@@ -299,6 +339,15 @@ def delete(a: Account, plan: list[Line]) -> None:
         return c.name in ("unlinkat", "rmdir") and os.path.commonpath([c.path(c.name == "unlinkat"), state]) == state
 
     a.take("rmdir", lambda c: c.path(0) == state and not c.error, is_in_it)
+
+
+def _kills(a: Account, call: Call) -> bool:
+    """Whether it kills what was launched: by its pidfd, or by its pid where it is a child that nobody has collected."""
+    if call.name == "kill":
+        return call.args[1] == "SIGKILL" and call.args[0] in map(str, a.pids)
+    held = call.fd(0)
+    is_ours = held is not None and any(f"pidfd_open({pid}," in held.shown for pid in a.pids)
+    return call.name == "pidfd_send_signal" and call.args[1] == "SIGKILL" and is_ours
 
 
 def prepare_to_wait(a: Account) -> None:

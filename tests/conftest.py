@@ -53,9 +53,8 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 import mkrootfs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
-# A test run in the background or under nohup ignores signals, and what is ignored stays so in every program it starts.
-for _ignored in [number for number in (1, 2, 3, 10, 17) if signal.getsignal(number) is signal.SIG_IGN]:
-    signal.signal(_ignored, signal.SIG_DFL)
+# A test run under nohup ignores it, and what is ignored stays so in every program that is started.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ HOT = {
         "runtime.cgroups.making",
     ),
     "exec": ("runtime.joining", "runtime.planner.joiner", "runtime.kernel", "specs.config_check", "runtime.bundle"),
-    "delete": ("runtime.removal", "runtime.cgroups"),
+    "delete": ("runtime.removal",),
     "state": (),
     "start": (),
     "kill": (),

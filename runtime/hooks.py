@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import time
 
+from runtime import kernel
 from runtime import system as os
 from runtime.errors import HookError
 
@@ -31,7 +32,7 @@ def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, firs
 def run(name: str, hook: dict[str, Any], state: bytes, cwd: str) -> None:
     """Run one hook to its end, for at most its timeout (seconds)."""
     path = hook["path"]
-    env = dict(word.partition("=")[::2] for word in hook.get("env") or ())
+    env = list(hook.get("env") or ())
     timeout = hook.get("timeout")
     stdin = _state_file(state)
     try:
@@ -64,33 +65,18 @@ def _state_file(state: bytes) -> int:
     return fd
 
 
-def _spawn(name: str, path: str, args: list[str], env: dict[str, str], cwd: str, stdin: int, out: int) -> int:
-    before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+def _spawn(name: str, path: str, args: list[str], env: list[str], cwd: str, stdin: int, out: int) -> int:
     try:
-        # posix_spawn has no working directory of its own; the specification wants the bundle
-        os.chdir(cwd)
-        return os.posix_spawn(
-            path,
-            args,
-            env,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, stdin, 0),
-                (os.POSIX_SPAWN_DUP2, out, 1),
-                (os.POSIX_SPAWN_DUP2, out, 2),
-            ],
-            setsid=True,
-            # Python ignores SIGPIPE and SIGXFSZ, and what is ignored stays so across execve
-            setsigmask=(),
-            setsigdef=range(1, 32),
-        )
+        folder = os.open(cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return kernel.spawn(path, args, env, folder, stdin, out)
+        finally:
+            os.close(folder)
     except OSError as error:
         words = error.strerror or ""
         raise HookError(
             f"{name} {path}: {words[:1].lower()}{words[1:]}", code="hook-failed", errno=error.errno, path=path
         ) from None
-    finally:
-        os.fchdir(before)
-        os.close(before)
 
 
 def _watch(pid: int, out: int, timeout: float | None) -> tuple[bytes, int | None]:

@@ -92,6 +92,15 @@ def spawn_newuser() -> int:
     return _checked((_lib or _load()).pyrunc_spawn_newuser())
 
 
+def spawn(path: str, args: list[str], env: list[str], folder: int, stdin: int, output: int) -> int:
+    """Start a program of the host: in a session of its own, in the directory `folder`, with `stdin` as 0, `output` as 1 and 2 and
+    no other descriptor. The pid of a child of ours; safe in a program with threads."""
+    lib = _lib or _load()
+    words = [[_ffi.new("char[]", os.fsencode(word)) for word in words] for words in (args, env)]
+    argv, envp = (_ffi.new("char *[]", [*found, _ffi.NULL]) for found in words)
+    return _checked(lib.pyrunc_spawn(os.fsencode(path), argv, envp, folder, stdin, output))
+
+
 def bpf_prog_load(program: bytes) -> int:
     """A descriptor of a loaded program of the type that decides about a cgroup's devices."""
     return _checked((_lib or _load()).pyrunc_bpf_prog_load(program, len(program)))

@@ -51,6 +51,7 @@ int pyrunc_connect(const char *path, int timeout_ms);
 void pyrunc_close_on_exec_from(int first);
 int pyrunc_set_subreaper(int on);
 int pyrunc_spawn_newuser(void);
+int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out);
 int pyrunc_bpf_prog_load(const char *program, size_t length);
 int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd);
 int pyrunc_seccomp_flag_supported(unsigned flag);

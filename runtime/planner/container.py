@@ -44,11 +44,13 @@ CREATE: tuple[tuple[str, Section], ...] = (
     # only a child is inside a new pid or time namespace
     ("fork", namespaces.fork),
     ("session", process.session),
-    ("network", network.network),
     ("rootfs", rootfs.rootfs),
     ("mounts", mounts.mounts),
     ("devices", devices.devices),
     ("console", terminal.console),
+    # As late as hooks allow: the kernel may still be busy with the network namespaces of containers just deleted, and what
+    # changes a network waits for that
+    ("network", network.network),
     # the container's mounts are there and the host's paths still are: what hooks of the runtime expect
     ("hooks", hooks.outside),
     # after the last program that could want the directory, and while the rootfs can be written

@@ -217,9 +217,11 @@ def _launch(a: Account, text: str) -> None:
 def _hook(a: Account, text: str) -> None:
     """A child in a session of its own that becomes the program, started in the bundle."""
     _, path = text.split(" ", 1)
-    a.take("chdir", lambda c: c.path(0) == a.names["bundle"])
-    becomes(a, a.take("clone vfork clone3"), path, may=("setsid",))
-    a.take("fchdir")
+    call = a.take("clone")
+    becomes(a, call, path, may=("setsid", "fchdir"))
+    assert call.child is not None
+    if not any(c.name == "fchdir" and a.names["bundle"] in c.args[0] for c in call.child.until_exec()):
+        a.fail("a program in the bundle's directory")
 
 
 @line(HOST, "hook-state")

@@ -29,9 +29,9 @@ GENERATORS = {"libseccomp_build", "kernel.build", "kernel.generate"}
 #: what only the named modules may import, and why
 FENCES = {
     "runtime.kernel": (
-        {"launch", "cgroups.fs", "console", "userns", "foreground"},
+        {"launch", "cgroups.fs", "console", "userns", "foreground", "hooks"},
         "privileged system calls go through few hands: launch and cgroups.fs; console passes descriptors, userns opens the "
-        "mounts to be idmapped, foreground waits on a pidfd and forwards signals",
+        "mounts to be idmapped, foreground waits on a pidfd and forwards signals, hooks starts programs of the host",
     ),
     "specs": ({"bundle", "cli.validate", "cli.features"}, "one module reads and checks documents"),
     "click": ({"cli.app"}, "the fast reader must never need it"),

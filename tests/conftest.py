@@ -53,9 +53,6 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 import mkrootfs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
-# A test run under nohup ignores it, and what is ignored stays so in every program that is started.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 
 _MISSING = "missing feature: "

@@ -27,7 +27,6 @@ from interpreter import Done, Interpreter, refusal  # noqa: E402
 
 from runtime.plan import Op  # noqa: E402
 
-
 # A test run in the background or under nohup ignores signals, and what is ignored stays so in every program it starts; the
 # hosted build is started by no launcher of ours that would put that right.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,12 +25,6 @@ import interpreter  # noqa: E402 - found through the path above
 from interpreter import Done, Interpreter, refusal  # noqa: E402
 
 from runtime.plan import Op  # noqa: E402
-
-# A test run in the background or under nohup ignores signals, and what is ignored stays so in every program it starts; the
-# hosted build is started by no launcher of ours that would put that right.
-for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

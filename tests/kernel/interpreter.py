@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -226,10 +227,10 @@ def _launch_sanitized(plan: bytes, fds: list[int], first_fd: int, standard: Sequ
             for number, fd in enumerate(high, first_fd):
                 os.dup2(fd, number)
             os.closerange(least, 1024)
-            for number in (13, 25):  # what Python ignores
-                import signal
-
+            # as the launcher does: a caller may ignore what it likes, and Python ignores SIGPIPE
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             image = str(ROOT / "build" / "planrun-asan")
             os.execve(image, [image, "init", str(first_fd)], {"ASAN_OPTIONS": "detect_leaks=0:exitcode=99"})
         finally:

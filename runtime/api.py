@@ -8,137 +8,68 @@
         container.kill("TERM")
         print(container.wait())
 
-Errors are those of `runtime.errors`, with the op, the errno and the place in config.json in `Error.record`. A `Runtime` may be
-used from several threads. Waiting is by pidfd, `Container.fileno()`, so that it fits any event loop.
+Errors are those of `runtime.errors`; `Error.record` has the op, the errno and the place in config.json where they are known.
+Times are in seconds, exit statuses as a shell counts them: 128 + N where signal N ended a process.
+
+A program with threads may use one Runtime, one Container and one Process from any of them. Of the program itself nothing is
+changed: not its signals, umask, working directory or descriptors. Its environment means nothing here either, but for
+$XDG_RUNTIME_DIR where no root is given: $NOTIFY_SOCKET and $LISTEN_FDS are its own business and no container's. Only SIGCHLD
+must not be ignored, or the kernel would throw exit statuses away.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from threading import Lock
 
 from runtime import identity, lifecycle
-from runtime.errors import Error, NotFound, UsageError
-from runtime.linux import SIGNALS
+from runtime.child import (
+    DEVNULL,
+    UNKNOWN,
+    Foreign,
+    Process,
+    Result,
+    descriptors,
+    refuse_ignored_children,
+    signal_number,
+)
+from runtime.errors import NotFound, StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
+    from runtime.child import Stdio
     from runtime.plan import Plan
 
+__all__ = ["DEVNULL", "UNKNOWN", "Container", "Process", "Result", "Runtime", "signal_number"]
 
-class Options:
-    """The options of a verb, by the names of the command line's (`pid_file`, `no_pivot`, ...); absent ones are None."""
-
-    def __init__(self, **words: Any) -> None:
-        self.__dict__.update(words)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
-
-
-def signal_number(signal: int | str) -> int:
-    """15, "15", "TERM" and "SIGTERM" are one signal; "RTMIN+3" is another."""
-    if isinstance(signal, int):
-        number = signal
-    else:
-        word = signal.upper().removeprefix("SIG")
-        base, plus, more = word.partition("+")
-        if word.isascii() and word.isdigit():
-            number = int(word)
-        elif base in SIGNALS and (not plus or (base == "RTMIN" and more.isascii() and more.isdigit())):
-            number = SIGNALS[base] + int(more or 0)
-        else:
-            raise UsageError(f'unknown signal "{signal}"')
-    if not 0 <= number <= 64:
-        raise UsageError(f'unknown signal "{signal}"')
-    return number
-
-
-class Result:
-    """How a process ended: `status` is its exit status (128 + N for signal N), `output` what it wrote, if captured."""
-
-    __slots__ = ("status", "output")
-
-    def __init__(self, status: int, output: bytes = b"") -> None:
-        self.status = status
-        self.output = output
-
-    def __repr__(self) -> str:
-        return f"Result(status={self.status}, output={self.output[:80]!r})"
-
-
-class Process:
-    """A process that was started in a container, a child of the calling program."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._pidfd = os.pidfd_open(pid)
-        self._status: int | None = None
-
-    def fileno(self) -> int:
-        """A pidfd: readable once the process has ended."""
-        return self._pidfd
-
-    def wait(self) -> int:
-        """Wait for the end; the exit status, 128 + N where signal N ended it."""
-        if self._status is None:
-            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-            assert result is not None
-            killed = result.si_code != os.CLD_EXITED
-            self._status = 128 + result.si_status if killed else result.si_status
-        return self._status
-
-    def kill(self, signal: int | str = "TERM") -> None:
-        """Send a signal; a process that has ended is no error."""
-        from _signal import pidfd_send_signal
-
-        try:
-            pidfd_send_signal(self._pidfd, signal_number(signal))
-        except ProcessLookupError:
-            pass
-
-    def close(self) -> None:
-        """Give up the pidfd."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._status is None:
-            self.kill("KILL")
-            self.wait()
-        self.close()
+_INHERIT: Stdio = (None, None, None)
 
 
 class Container:
     """A container by its id. As a context manager it deletes what it names, by force, at the end of the block."""
 
-    def __init__(self, runtime: Runtime, id_: str) -> None:
+    def __init__(self, runtime: Runtime, id_: str, process: Process | None = None) -> None:
         self.runtime = runtime
         self.id = id_
-        self._process: Process | None = None
+        self._process = process
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<Container {self.id}>"
 
     @property
     def state(self) -> dict[str, Any]:
-        """The OCI state as of now: ociVersion, id, status, pid, bundle, ..."""
+        """The state as of now (runtime.md#state): ociVersion, id, status, pid, bundle, ... NotFound once it is deleted."""
         return lifecycle.state(self.runtime.context, self.id)
 
     @property
     def status(self) -> str:
-        """creating, created, running, paused or stopped."""
+        """creating, created, running, paused or stopped; NotFound once it is deleted."""
         return str(self.state["status"])
 
     @property
@@ -147,95 +78,126 @@ class Container:
         return int(self.state["pid"])
 
     def start(self) -> None:
-        """Run the user's program; returns when it has been exec'd and the poststart hooks have run."""
+        """Run the user's program: it has been executed, and the poststart hooks have run, when this returns.
+
+        StatusError unless the container is created, ExecError where the program cannot be executed, HookError.
+        """
         lifecycle.start(self.runtime.context, self.id)
 
     def kill(self, signal: int | str = "TERM", *, all: bool = False) -> None:
-        """Send a signal to init, or to every process of the container."""
+        """Send a signal to init, or to every process of the container. StatusError where init has ended, UsageError."""
         lifecycle.kill(self.runtime.context, self.id, signal_number(signal), all)
 
     def pause(self) -> None:
-        """Freeze every process of the container."""
+        """Freeze every process of the container; Unsupported where it has no cgroup, CgroupError if one cannot be frozen."""
         lifecycle.pause(self.runtime.context, self.id)
 
     def resume(self) -> None:
-        """Thaw the container."""
+        """Thaw the container; StatusError unless it is paused."""
         lifecycle.resume(self.runtime.context, self.id)
 
     def pids(self) -> list[int]:
-        """Every process of the container, by its pid on the host."""
+        """Every process of the container, by its pid on the host, in order."""
         return lifecycle.pids(self.runtime.context, self.id)
 
     def delete(self, *, force: bool = False) -> None:
-        """Remove the container and all that was made for it."""
+        """Remove the container and all that was made for it. StatusError while it runs, unless `force`, which kills it first."""
         lifecycle.delete(self.runtime.context, self.id, force)
-        if self._process is not None:
-            self._process.wait()  # our child: it must be collected, or it stays a zombie of ours
-            self._process.close()
-            self._process = None
+        with self._lock:
+            process = self._process
+        if process is not None:
+            process.wait()  # our child: it must be collected, or it stays a zombie of ours
+            process.close()
 
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for the end of init. Its exit status if it is a child of ours; None where it is not, or time is up."""
-        import select
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for the end of init and return its exit status; TimeoutError after `timeout_s` seconds.
 
-        fd = self.fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        ended = poll.poll(None if timeout_s is None else timeout_s * 1000)
-        return self._process.wait() if ended and self._process is not None else None
+        UNKNOWN where this program did not create the container: a process's parent alone learns how it ended.
+        """
+        process = self._init()
+        return process.wait(timeout_s) if process is not None else UNKNOWN
 
     def fileno(self) -> int:
-        """A pidfd of init: readable once it has ended."""
-        if self._process is None:
-            self._process = _Foreign(self.runtime, self.id)
-        return self._process.fileno()
+        """A pidfd of init, until `delete`: readable once it has ended. StatusError where it has, and was no child of ours."""
+        process = self._init()
+        if process is None:
+            raise StatusError("container not running", code="status")
+        return process.fileno()
+
+    def _init(self) -> Process | None:
+        with self._lock:
+            if self._process is None:
+                entry = lifecycle.find(self.runtime.context, self.id)
+                try:
+                    saved = entry.state or {}
+                    pidfd = identity.open_process(saved.get("pid", 0), saved.get("start_time", 0))
+                finally:
+                    entry.close()
+                if pidfd >= 0:
+                    self._process = Foreign(saved["pid"], pidfd)
+            return self._process
 
     def exec(
-        self, args: Sequence[str] = (), *, process: dict[str, Any] | None = None, capture: bool = False, **fields: Any
+        self,
+        args: Sequence[str] = (),
+        *,
+        capture: bool = False,
+        input: bytes | None = None,
+        timeout_s: float | None = None,
+        **fields: Any,
     ) -> Result:
-        """Run a process in the container to its end. `fields` are properties of `process` (config.md#process): `cwd`, `env`,
-        `user`, ...; with `capture` what it writes to its standard output and error is returned."""
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC) if capture else (-1, -1)
-        try:
-            stdio = (None, write_fd, write_fd) if capture else (None, None, None)
-            with self.spawn(args, process=process, stdio=stdio, **fields) as child:
-                output = b""
-                if capture:
-                    os.close(write_fd)
-                    write_fd = -1
-                    parts = []
-                    while data := os.read(read_fd, 65536):
-                        parts.append(data)
-                    output = b"".join(parts)
-                return Result(child.wait(), output)
-        finally:
-            for fd in (read_fd, write_fd):
-                if fd >= 0:
-                    os.close(fd)
+        """Run a process in the container to its end.
+
+        With `capture` what it writes to its standard output and error is in the result; `input` is what it reads on standard
+        input, which is otherwise the program's own. After `timeout_s` seconds it is killed: TimeoutError. Properties of
+        `process` (config.md#process) that are to differ from the container's own are given by name: `cwd`, `env`, `user`, ...
+        """
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as output, TemporaryFile() as stdin:
+            stdin.write(input or b"")
+            stdin.seek(0)
+            # files and not pipes: whoever is left of the container's processes may hold a pipe open for ever
+            stdio = (None if input is None else stdin, output if capture else None, output if capture else None)
+            with self.spawn(args, stdio=stdio, **fields) as child:
+                status = child.wait(timeout_s)
+            output.seek(0)
+            return Result(status, output.read())
 
     def spawn(
         self,
         args: Sequence[str] = (),
         *,
         process: dict[str, Any] | None = None,
-        stdio: tuple[int | None, int | None, int | None] = (None, None, None),
+        stdio: Stdio = _INHERIT,
+        pidfd_socket: str = "",
+        console_socket: str = "",
         **fields: Any,
     ) -> Process:
-        """Start a process in the container and return while it runs."""
-        from runtime import joining
+        """Start a process in the container and return while it runs: a child of ours, to be waited for.
 
+        `process` is a whole process.json in place of the container's own, `fields` are properties of it, as with `exec`. ConfigError
+        for one that is wrong, StatusError unless the container is created or running, ExecError where its program cannot be executed.
+        """
+        from runtime import bundle, joining, jsonio
+
+        refuse_ignored_children()
         entry = lifecycle.find(self.runtime.context, self.id)
         try:
             if process is None:
                 process = {**(lifecycle.config_of(entry).get("process") or {}), "terminal": False}
-            process = {**process, **fields}
-            if args:
-                process["args"] = list(args)
-            join = joining.Joining(self.runtime.context, entry, process, Options(detach=True, stdio=stdio))
-            try:
-                return Process(join.go().pid)
-            finally:
-                join.close()
+            process = {**process, **fields, **({"args": list(args)} if args else {})}
+            process = bundle.load_process(jsonio.dumps(process).encode("utf-8", "surrogateescape"))
+            with descriptors(stdio) as standard:
+                options = _Options(
+                    detach=True, stdio=standard, pidfd_socket=pidfd_socket, console_socket=console_socket
+                )
+                join = joining.Joining(self.runtime.context, entry, process, options)
+                try:
+                    launch = join.go()
+                    return Process(launch.pid, os.dup(join.pidfd))
+                finally:
+                    join.close()
         finally:
             entry.close()
 
@@ -248,46 +210,31 @@ class Container:
         self.delete(force=True)
 
 
-class _Foreign(Process):
-    """The init of a container that another program made: it can be waited for, its exit status is not ours to have."""
-
-    def __init__(self, runtime: Runtime, id_: str) -> None:
-        entry = lifecycle.find(runtime.context, id_)
-        try:
-            saved = entry.state or {}
-            pidfd = identity.open_process(saved.get("pid", 0), saved.get("start_time", 0))
-        finally:
-            entry.close()
-        if pidfd < 0:
-            raise Error("container not running", code="status")
-        self.pid = saved["pid"]
-        self._pidfd = pidfd
-        self._status = None
-
-    def wait(self) -> int:
-        """Wait for the end; -1, because only the parent of a process learns how it ended."""
-        import select
-
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        poll.poll()
-        return -1
-
-
 class Runtime:
-    """Where containers are kept: `root` as in `--root`, with the same default."""
+    """Where containers are kept, and how their cgroups are made: the global options of the command line.
+
+    `root` is the directory of the containers' state, with the default of the command line; `rootless` ("auto", "true", "false")
+    says whether to go on without cgroups that may not be made. What `create` and `exec` have to warn about is passed to `warn`, or
+    else kept in `warnings`, of which there are the last hundred.
+    """
 
     def __init__(
-        self, root: str = "", *, systemd_cgroup: bool = False, cgroup_manager: str = "", rootless: str = "auto"
+        self,
+        root: str | os.PathLike[str] = "",
+        *,
+        cgroup_manager: str = "",
+        systemd_cgroup: bool = False,
+        rootless: str = "auto",
+        warn: Callable[[str], None] | None = None,
     ) -> None:
-        self.warnings: list[str] = []
+        self.warnings: deque[str] = deque(maxlen=100)
         self.context = lifecycle.Context(
-            root,
+            os.fspath(root),
             systemd_cgroup=systemd_cgroup,
             cgroup_manager=cgroup_manager,
             rootless=rootless,
             is_activated=False,
-            warn=self.warnings.append,
+            warn=warn or self.warnings.append,
         )
 
     def create(
@@ -295,39 +242,58 @@ class Runtime:
         bundle: str | os.PathLike[str],
         id: str = "",
         *,
-        stdio: tuple[int | None, int | None, int | None] = (None, None, None),
-        **options: Any,
+        stdio: Stdio = _INHERIT,
+        pid_file: str = "",
+        console_socket: str = "",
+        pidfd_socket: str = "",
+        no_pivot: bool = False,
+        no_new_keyring: bool = False,
     ) -> Container:
-        """Make a container whose init waits for `start`. Without an id it gets a name of its own."""
+        """Make a container whose init waits for `start`; without an id it gets one of its own. Its init is a child of ours.
+
+        ConfigError and RuleError for a configuration that is wrong, Exists where the id is taken, Unsupported, KernelError,
+        CgroupError or HookError where it cannot be made: nothing is left of it then.
+        """
         from runtime import creation
 
+        refuse_ignored_children()
         id_ = id or f"py-{os.getpid()}-{os.urandom(4).hex()}"
-        made = creation.make(
-            self.context, id_, os.fspath(bundle), Options(stdio=stdio, **options), waits=True, detached=True
-        )
+        with descriptors(stdio) as standard:
+            options = _Options(
+                stdio=standard,
+                pid_file=pid_file,
+                console_socket=console_socket,
+                pidfd_socket=pidfd_socket,
+                no_pivot=no_pivot,
+                no_new_keyring=no_new_keyring,
+            )
+            made = creation.make(self.context, id_, os.fspath(bundle), options, waits=True, detached=True)
         assert made.launch is not None
-        container = Container(self, id_)
-        container._process = Process(made.launch.pid)
-        made.hand_over()
-        return container
+        try:
+            process = Process(made.launch.pid, os.dup(made.pidfd))
+        except OSError:
+            made.undo()
+            raise
+        made.hand_over()  # or it is undone
+        return Container(self, id_, process)
 
-    def run(self, bundle: str | os.PathLike[str], id: str = "", **options: Any) -> int:
+    def run(self, bundle: str | os.PathLike[str], id: str = "", *, stdio: Stdio = _INHERIT) -> int:
         """Make a container, run its program to the end, delete it; returns the exit status."""
-        with self.create(bundle, id, **options) as container:
+        with self.create(bundle, id, stdio=stdio) as container:
             container.start()
-            return container.wait() or 0
+            return container.wait()
 
-    def plan(self, bundle: str | os.PathLike[str], id: str = "plan", **options: Any) -> Plan:
-        """What `create` would do to the kernel, in order; nothing of it is done."""
-        return lifecycle.plan(self.context, id, os.fspath(bundle), Options(**options))
+    def plan(self, bundle: str | os.PathLike[str], id: str = "plan", *, no_pivot: bool = False) -> Plan:
+        """What `create` would do, in order: `.text()` prints it, `.host` and `.ops` are its lines. Nothing of it is done."""
+        return lifecycle.plan(self.context, id, os.fspath(bundle), _Options(no_pivot=no_pivot))
 
     def get(self, id: str) -> Container:
-        """The container of that id; NotFound where there is none."""
+        """The container of that id, whoever made it; NotFound where there is none."""
         lifecycle.find(self.context, id).close()
         return Container(self, id)
 
     def __iter__(self) -> Iterator[Container]:
-        """Every container that can be read."""
+        """Every container under the root that can be read, whoever made it."""
         for found in lifecycle.containers(self.context):
             if "error" not in found:
                 yield Container(self, found["id"])
@@ -338,3 +304,15 @@ class Runtime:
         except NotFound:
             return False
         return True
+
+
+class _Options:
+    """The options of a verb, by the names of the command line's; absent ones are None."""
+
+    def __init__(self, **words: Any) -> None:
+        self.__dict__.update(words)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None

@@ -108,9 +108,10 @@ def load(bundle_dir: str, config_name: str = "config.json") -> Bundle:
     return bundle
 
 
-def load_process(path: str) -> dict[str, Any]:
-    """The document of `exec --process`, checked."""
-    raw = read_file(path)
+def load_process(document: bytes | str) -> dict[str, Any]:
+    """The document of `exec --process`, checked; a string is the path of it, bytes are itself."""
+    raw = document if isinstance(document, bytes) else read_file(document)
+    path = document if isinstance(document, str) else "process"
     process = _checked(raw, path, "process", config_check.check_process, rules.check_process)
     if not process.get("args"):
         raise _located(raw, path, "/args", "required to start a process", "config.md#process")

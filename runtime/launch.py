@@ -72,7 +72,10 @@ class Launch:
             self._ask(op, value, given)
         elif kind == wire.PID:
             # init is a child of ours, not of the process that forked it (CLONE_PARENT): it can be waited for
-            os.waitpid(self.pid, 0)
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                pass  # another thread of a program that uses the API waits for any child
             self.pid = value
             self.is_forked = True
             self.on_pid(value)

@@ -6,8 +6,10 @@
     refused     refused(edit, *words) creates a container that cannot be: the error; nothing may be left of it
     running     running(edit, *args) -> Box: a container that sleeps (or runs args), to exec in
     until       until(condition, "what") polls with a deadline and returns what the condition returned
+    catches     catches(pid, number): whether it has a handler for the signal by now; init without one gets none at all
     receiver    receiver(path) -> Receiver: a console socket that an engine would listen on
     read_until  read_until(fd, b"...") reads a pty until something has come out of it
+    user rootless own   an ordinary user, the command as that user runs it, and bundles for it: tests/fixtures/users.py
     peer        "" for pyrunc itself, else the name of the runtime that PYRUNC= names
 
 `@pytest.mark.differs("why")` marks what runc 1.1.5, against which this suite was developed, is known to do otherwise (or
@@ -62,6 +64,16 @@ def until() -> Callable[..., Any]:
         return found
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def catches() -> Callable[[int, int], bool]:
+    def check(pid: int, number: int) -> bool:
+        with open(f"/proc/{pid}/status") as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+        return bool(caught >> (number - 1) & 1)
+
+    return check
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_mounts_made_by_a_hook_are_the_containers(pyrunc, hooked, log):
 def test_environment_args_cwd_and_descriptors(pyrunc, hooked, log, kind):
     script = f"env | grep -v -e ^PWD= -e ^SHLVL= -e ^_= -e ^PATH= >{log}/env; echo $0 $1 >{log}/args; pwd >{log}/cwd; ls -l /proc/self/fd >{log}/fds"
     made = hooked({kind: [{"path": "/bin/sh", "args": ["sh", "-c", script, "zero", "one"], "env": ["A=1", "B=x y"]}]})
-    pyrunc("run", "-b", made, pyrunc.id())
+    with open(made.path / "config.json") as theirs:
+        pyrunc("run", "-b", made, pyrunc.id(), pass_fds=(theirs.fileno(),))  # the caller's, who forgot it
     assert sorted((log / "env").read_text().splitlines()) == ["A=1", "B=x y"]
     assert (log / "args").read_text() == "zero one\n"
     if kind in OUTSIDE:

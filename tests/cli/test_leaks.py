@@ -107,6 +107,7 @@ def cycle(pyrunc, place, id_):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 2 * CYCLES)
 def test_one_after_the_other(pyrunc, bundles, until):
     place, id_ = bundles("one"), pyrunc.id()
     cycle(pyrunc, place, id_)  # what is made once and for all, such as caches, is there from now on
@@ -119,6 +120,7 @@ def test_one_after_the_other(pyrunc, bundles, until):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 2 * CYCLES)
 def test_many_at_once(pyrunc, bundles, until):
     machine = Machine(pyrunc, bundles.first)
 
@@ -136,6 +138,7 @@ def test_many_at_once(pyrunc, bundles, until):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 2 * CYCLES)
 def test_failures_one_after_the_other(pyrunc, make, until):
     """Whatever goes wrong, and however late."""
     edits = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import stat
 import subprocess
@@ -119,7 +120,7 @@ def test_state_is_kept_in_the_runtime_directory(rootless, own, user, peer):
         assert (entry.st_uid, stat.S_IMODE(entry.st_mode)) == (user.uid, 0o700)
 
 
-def test_whole_life(rootless, own, user, scratch):
+def test_whole_life(rootless, own, user, scratch, until, catches):
     made, id_ = own(None, "/bin/probe", "trap", "15"), rootless.id()
     rootless("create", "-b", made, "--pid-file", made.path / "pid", id_)
     pid = int((made.path / "pid").read_text())
@@ -129,6 +130,7 @@ def test_whole_life(rootless, own, user, scratch):
     assert rootless.state(id_)["status"] == "running"
     assert rootless("list", "-q").out == f"{id_}\n" and user.name in rootless("list").out
     assert rootless("exec", id_, "/bin/sh", "-c", "id -u; exit 7", status=7).out == "0\n"
+    until(lambda: catches(pid, 15))
     rootless("kill", id_, "TERM")
     assert rootless.wait(pid) == 40 + 15
     assert rootless.state(id_)["status"] == "stopped"
@@ -173,6 +175,20 @@ def test_terminal(rootless, own, receiver, read_until, user):
     assert read_until(master, b"/pts/0\r\n0\r\n").startswith(b"hello\r\ngot hello\r\n/dev/pts/0\r\n")
     assert rootless.wait(pid) == 0
     assert os.fstat(master).st_uid in (0, user.uid)
+    os.close(master)
+
+
+def test_terminal_in_the_foreground(rootless, own, read_until):
+    made = own(None, "/bin/sh", "-c", "tty; read x; echo got $x; exit 3")
+    made.config["process"]["terminal"] = True
+    made.write()
+    master, slave = pty.openpty()
+    command = rootless.popen("run", "-b", made, rootless.id(), stdin=slave, stdout=slave, stderr=slave)
+    assert b"/dev/pts/0" in read_until(master, b"pts/0\r\n")
+    os.write(master, b"hello\r")
+    read_until(master, b"got hello\r\n")
+    assert command.wait(20) == 3
+    os.close(slave)
     os.close(master)
 
 

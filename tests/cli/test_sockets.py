@@ -219,7 +219,7 @@ def pid_of(pidfd):
 
 @pytest.mark.differs("1.1 has no such option")
 @pytest.mark.parametrize("detached", [True, False], ids=["detached", "attached"])
-def test_pidfd_of_run(pyrunc, make, receiver, until, detached):
+def test_pidfd_of_run(pyrunc, make, receiver, until, catches, detached):
     made, id_, server = make(None, "/bin/probe", "trap", "15"), pyrunc.id(), receiver()
     words = ["-d"] if detached else []
     command = pyrunc.popen("run", *words, "--pidfd-socket", server.path, "-b", made, id_, **quiet(pyrunc))
@@ -231,12 +231,6 @@ def test_pidfd_of_run(pyrunc, make, receiver, until, detached):
     assert select.select([pidfd], [], [], 20)[0]
     assert command.wait(20) == (0 if detached else 55)
     os.close(pidfd)
-
-
-def catches(pid, number):
-    with open(f"/proc/{pid}/status") as file:
-        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
-    return bool(caught >> (number - 1) & 1)
 
 
 @pytest.mark.differs("1.1 has no such option")

@@ -10,7 +10,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     4: ("cli", "api"),
     3: ("lifecycle", "making", "creation", "joining", "removal", "checkpoint", "events"),
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
-        "notify", "steps"),
+        "notify", "steps", "child"),
     1: ("planner", "rules", "rules_linux", "status", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
     0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel"),
 }  # fmt: skip

@@ -29,7 +29,7 @@ ALLOWED = {
 
 #: of our own, what no hot command needs when all is well
 NEVER = {
-    "runtime.api", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
+    "runtime.api", "runtime.child", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
     "runtime.events", "runtime.libseccomp_build", "specs.config_types",
 }  # fmt: skip
 

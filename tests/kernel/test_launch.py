@@ -359,6 +359,33 @@ def test_spawn_newuser(images: None) -> None:
     os.waitpid(pid, 0)
 
 
+def test_spawn(images: None, tmp_path: Path) -> None:
+    """A program of the host, of which other threads of ours notice nothing."""
+    folder, out = os.open(tmp_path, os.O_PATH), os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    leak, cwd = os.open("/", os.O_RDONLY), os.getcwd()
+    os.set_inheritable(leak, True)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    script = "pwd; echo $A $0 $#; read x; echo $x; ls /proc/self/fd | wc -l; grep -E 'SigIgn|SigBlk' /proc/self/status"
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, b"hello\n")
+    pid = kernel.spawn(
+        "/bin/sh", ["sh", "-c", script, "zero", "one"], ["A=b", "PATH=/bin:/usr/bin"], folder, read_fd, out
+    )
+    sid = os.getsid(pid)
+    assert os.waitpid(pid, 0)[1] == 0
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert lines[:4] == [str(tmp_path), "b zero 1", "hello", "4"]
+    assert [line.split()[1] for line in lines[4:]] == ["0" * 16, "0" * 16]
+    assert sid == pid and os.getcwd() == cwd
+    for path, number in (("/no/such/program", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
+        with pytest.raises(OSError) as refused:
+            kernel.spawn(path, ["x"], [], folder, read_fd, out)
+        assert refused.value.errno == number
+    for fd in (folder, out, leak, read_fd, write_fd):
+        os.close(fd)
+
+
 def test_seccomp_flag_supported(images: None) -> None:
     assert kernel.seccomp_flag_supported(2)  # LOG, since 4.14
     assert kernel.seccomp_flag_supported(1 << 5)  # WAIT_KILLABLE_RECV, since 5.19

@@ -29,6 +29,7 @@ def test_a_hook_gets_state_env_cwd_and_nothing_else(tmp_path: Path) -> None:
         "env": ["A=1", "B=x=y"],
     }
     leak = os.open("/", os.O_RDONLY)
+    os.set_inheritable(leak, True)
     os.environ["LEAKED"] = "yes"
     hooks.run("prestart[0]", hook, b'{"id":"web"}\n', str(tmp_path))
     os.close(leak)
@@ -36,6 +37,7 @@ def test_a_hook_gets_state_env_cwd_and_nothing_else(tmp_path: Path) -> None:
     assert json.loads(lines[0]) == {"id": "web"}
     assert "A=1" in lines and "B=x=y" in lines and str(tmp_path) in lines
     assert not any(line.startswith("LEAKED") for line in lines)
+    assert int(lines[-1]) == 5  # a line that says "total", 0, 1, 2, and the one that ls has opened
 
 
 def test_args_default_to_the_path(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ class Container:
         entry = lifecycle.find(self.runtime.context, self.id)
         try:
             if process is None:
-                process = {**(lifecycle.config_of(entry).get("process") or {}), "terminal": False}
+                process = {**(lifecycle.config_of(entry).get("process") or {"cwd": "/"}), "terminal": False}
             process = {**process, **fields, **({"args": list(args)} if args else {})}
             process = bundle.load_process(jsonio.dumps(process).encode("utf-8", "surrogateescape"))
             with descriptors(stdio) as standard:

@@ -91,14 +91,17 @@ def _read_all(fd: int) -> bytes:
     return b"".join(parts)
 
 
-def load(bundle_dir: str, config_name: str = "config.json") -> Bundle:
-    """A bundle ready to be run: its configuration checked, its process given, its root file system there."""
+def load(bundle_dir: str, config_name: str = "config.json", *, runs: bool = True) -> Bundle:
+    """A bundle ready to be run: its configuration checked, its process given, its root file system there.
+
+    One that is only created, not `runs`, needs no process: config.md#process asks for it when start is called.
+    """
     path, raw = read(bundle_dir, config_name)
     config = _checked(raw, config_name, "config", config_check.check_config, rules.check)
     process = config.get("process")
-    if process is None:
+    if process is None and runs:
         raise _located(raw, config_name, "/process", "required to start a container", "config.md#process")
-    if not process.get("args"):
+    if process is not None and not process.get("args"):
         raise _located(raw, config_name, "/process/args", "required to start a container", "config.md#process")
     bundle = Bundle(path, config, raw)
     if not os.path.isdir(bundle.rootfs):

@@ -14,7 +14,7 @@ from runtime import foreground, identity, lifecycle, removal, seccomp, steps, st
 from runtime import system as os
 from runtime.errors import CgroupError, Error, KernelError, StateError
 from runtime.launch import Launch, words_for_status
-from runtime.making import Making
+from runtime.making import IDLE, Making
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Made:
             "namespaces": [n["type"] for n in making.linux.get("namespaces") or ()],
             "has_poststart": any(step[0] == "hook" for step in making.plan.sections["exec"]),
             "has_poststop": bool(making.plan.sections["delete"]),
+            "has_process": making.process is not IDLE,
         }
 
     # -- doing -----------------------------------------------------------------------------------------------------
@@ -215,6 +216,8 @@ class Made:
             self.saved["tail"] = wire.tail(self.making.plan)
         self.entry.save(self.saved)
         self.is_ready = True
+        if not self.making.detached and not (self.making.config.get("hooks") or {}).get("startContainer"):
+            foreground.settle()  # the program may run at any moment now, and signals are for it
         return -1
 
     def _how_init_died(self, oom_kills: int) -> Error:
@@ -282,7 +285,11 @@ def make(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, wa
     made = Made(making, store.reserve(ctx.root, id_))
     try:
         made.go()
+        if not detached:
+            foreground.settle()  # in here: an interrupt that has just come is still undone
     except BaseException:
+        if not detached:
+            foreground.settle()
         made.undo()
         raise
     return made

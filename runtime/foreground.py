@@ -1,7 +1,8 @@
 """Waiting for a container in the foreground: forward signals, reap what is given to us, be its terminal.
 
-Signals are blocked before init is launched, so that none is lost or ends us, and taken one by one while waiting. What
-init itself gets is a clean slate: the launcher resets mask and dispositions.
+Signals are blocked before init is launched, so that none is lost or ends us, and taken one by one while waiting. Those that ask for
+our end interrupt us until there is a program to forward them to: whatever has been made by then is undone. What init itself gets
+is a clean slate: the launcher resets mask and dispositions.
 """
 
 from __future__ import annotations
@@ -20,15 +21,26 @@ SIGPIPE, SIGCHLD, SIGWINCH = 13, 17, 28
 #: not forwarded: ours to handle, or about our own descriptors
 _OWN = frozenset((SIGPIPE, SIGCHLD, SIGWINCH))
 _ALL = _signal.valid_signals()  # without the two that the C library keeps
+#: a terminal's ^C and ^\, its end, and a polite request
+_ENDING = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGTERM)
 
 
 def prepare(is_subreaper: bool) -> None:
-    """Before the launch: block all signals, make sure that children can be waited for, and adopt orphans if wanted."""
+    """Before the launch: block what is for the program, make sure that children can be waited for, adopt orphans if wanted."""
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)
+    for number in _ENDING:
+        if _signal.getsignal(number) != _signal.SIG_IGN:  # as nohup(1) wants it
+            _signal.signal(number, _signal.default_int_handler)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _ENDING)
     # an ignored SIGCHLD, inherited from a careless caller, would have the kernel collect init's status unseen
     _signal.signal(SIGCHLD, _signal.SIG_DFL)
     if is_subreaper:
         kernel.set_subreaper(True)
+
+
+def settle() -> None:
+    """From here on every signal waits: there is a program to forward it to, or an undoing that it must not interrupt."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)
 
 
 def wait(pid: int, pidfd: int, terminal: Terminal | None, notify: Notify | None = None) -> int:

@@ -95,6 +95,8 @@ class Joining:
             if not self.is_ready:
                 raise self._how_it_died(launch)
         except BaseException:
+            if not self.is_detached:
+                foreground.settle()
             launch.destroy()
             raise
         for warning in (*self.plan.warnings, *launch.warnings):
@@ -126,6 +128,8 @@ class Joining:
 
     def _ready(self, step: Step, launch: Launch, given: int) -> int:
         self.is_ready = True
+        if not self.is_detached:
+            foreground.settle()  # the program may run at any moment now, and signals are for it
         socket = getattr(self.options, "pidfd_socket", None)
         if socket:
             from runtime import console

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from runtime import identity, jsonio, status, store
 from runtime import system as os
-from runtime.errors import Error, KernelError, NotFound, StateError, StatusError
+from runtime.errors import ConfigError, Error, KernelError, NotFound, StateError, StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def process_template(ctx: Context, id_: str) -> dict[str, Any]:
         process = config_of(entry).get("process")
     finally:
         entry.close()
-    return process if type(process) is dict else {}
+    return process if type(process) is dict else {"cwd": "/"}
 
 
 def config_of(entry: Entry) -> dict[str, Any]:
@@ -199,6 +199,9 @@ def start(ctx: Context, id_: str) -> None:
     try:
         word, pid = entry.status()
         status.allow("start", word, id_)
+        if not (entry.state or {}).get("has_process", True):
+            # nothing is changed by this: what is created can still be used by exec, and deleted
+            raise ConfigError("/process", "required to start a container", clause="runtime.md#start")
         listener: Notify | None = None
         if ctx.is_activated and os.environ.get("NOTIFY_SOCKET") and os.path.isdir(f"{entry.path}/notify"):
             from runtime import notify

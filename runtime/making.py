@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: what the journal says of a container before any of it is there
 NOTED = "id, ociVersion, bundle, rootfs, created, annotations, boot_id, cgroup, has_poststop"
 
+#: what waits in a container that has no process: no program, no privilege, and `start` refuses it
+IDLE: dict[str, Any] = {"cwd": "/", "args": [""], "noNewPrivileges": True}
+
 
 class Making:
     """A container to be: its bundle, cgroup and plan, before anything has been done."""
@@ -29,11 +32,13 @@ class Making:
         self.ctx = ctx
         self.id = id_
         self.options = options
-        self.bundle = bundle.load(bundle_path or ".", getattr(options, "config", None) or "config.json")
+        name = getattr(options, "config", None) or "config.json"
+        self.bundle = bundle.load(bundle_path or ".", name, runs=not waits)
         self.config: dict[str, Any] = self.bundle.config
         self.host = Host()
         self.waits = waits
-        self.process: dict[str, Any] = self.config["process"]
+        self.detached = detached
+        self.process: dict[str, Any] = self.config.get("process") or IDLE
         self.linux: dict[str, Any] = self.config.get("linux") or {}
         inherited.check_terminal(self.process, options, detached)
         _refuse_what_is_not_built(self.linux)

@@ -77,6 +77,8 @@ def _seccomp(request: Request, plan: Plan) -> Iterator[Op]:
 def find(request: Request, plan: Plan) -> Iterator[Op]:
     """Look for the program as the user, so that one which is missing fails `create` and not `start`."""
     name = request.process["args"][0]
+    if not name:
+        return  # a container without a process: `create` needs none (config.md#process), and `start` refuses it
     found = candidates(request)
     if not found:
         raise wire.program_error(name)
@@ -93,7 +95,7 @@ def execute(request: Request, plan: Plan) -> Iterator[Op]:
     """Become the user's program."""
     args = request.process["args"]
     env = environment(request)
-    found = candidates(request)
+    found = candidates(request) or [""]
     yield Op(
         "exec",
         "\0".join(found),

@@ -170,3 +170,20 @@ def test_orphans_in_a_pid_namespace_are_inits(pyrunc, make):
     made = make(None, "/bin/probe", "orphans", "3")
     found = pyrunc("run", "-b", made, pyrunc.id(), stdin=subprocess.DEVNULL).json()
     assert {entry["parent"] for entry in found} == {1}
+
+
+@pytest.mark.differs("1.1 waits for the hook, whatever it is sent")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("kind", ["createRuntime", "createContainer", "startContainer"])
+def test_a_hook_that_hangs_can_be_interrupted(pyrunc, make, gone, until, scratch, kind, number):
+    # the last sees the container's files, the others those of the host
+    begun = "" if kind == "startContainer" else str(scratch)
+    script = f"echo >{begun}/begun; exec sleep 1000"
+    made = make(lambda c: c.update(hooks={kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}), "/bin/true")
+    id_ = pyrunc.id()
+    command = pyrunc.popen("run", "-b", made, id_, stderr=subprocess.PIPE)
+    until(((Path(begun) if begun else made.rootfs) / "begun").exists)
+    command.send_signal(number)
+    assert command.communicate(timeout=20)[1] == b"run %s: interrupted\n" % id_.encode()
+    assert command.returncode == 130
+    gone(pyrunc, id_, made)

@@ -169,7 +169,10 @@ def _cgroup_mounts(host: Host) -> dict[str, str]:
         if place < 0:
             continue
         kind, _, rest = line[place + 3 :].partition(b" ")
-        point = line.split(b" ", 5)[4].decode("utf-8", "surrogateescape")
+        words = line.split(b" ", 5)
+        point = words[4].decode("utf-8", "surrogateescape")
+        if not _is_seen(point, words[2]):
+            continue
         if kind == b"cgroup2":
             unified = unified or point
         elif kind == b"cgroup":
@@ -178,6 +181,15 @@ def _cgroup_mounts(host: Host) -> dict[str, str]:
                     mounts.setdefault(word, point)
     host.cgroup_unified = unified
     return mounts
+
+
+def _is_seen(point: str, device: bytes) -> bool:
+    """Whether the mount of that device is what the path leads to: mountinfo lists what other mounts have covered too."""
+    try:
+        found = os.stat(point).st_dev
+    except OSError:
+        return False
+    return device == b"%d:%d" % (os.major(found), os.minor(found))
 
 
 #: controllers of cgroup v1 that Linux has had, see cgroups(7)

@@ -88,6 +88,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "lsm-selinux": lambda: os.path.exists("/sys/fs/selinux/status"),
     "cgroup-v1": lambda: os.path.exists("/sys/fs/cgroup") and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     "cgroup-v2": lambda: os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
+    "cgroup-hybrid": lambda: os.path.ismount("/sys/fs/cgroup/unified"),
     "blkio-weight-v1": lambda: _v1("blkio.weight") or _v1("blkio.bfq.weight"),
     "blkio-throttle-v1": lambda: _v1("blkio.throttle.read_bps_device"),
     "cpu-bandwidth-v1": lambda: _v1("cpu.cfs_quota_us"),

@@ -132,7 +132,7 @@ clean: ## remove what was built; the virtual environment stays (rm -rf build rem
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run test check check-root conformance bench fuzz specs
+.PHONY: run test check check-root test-engines conformance bench fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -142,8 +142,8 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-test: ## everything: check, check-root, conformance, one after the other
-	@for target in check check-root conformance; do $(MAKE) -f $(HERE)/Makefile $$target; done
+test: ## everything: check, check-root, conformance, test-engines, one after the other
+	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target; done
 	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml $(BUILD)/conformance.json
 
 check: build ## format, types, unit, plans, house: no root, under a minute
@@ -160,6 +160,12 @@ check-root: build ## kernel, cli, attacks (shim): what needs root
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
+
+test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINE_RUNTIME=/usr/sbin/runc for a comparison
+	@$(call need,$(DEPS_TEST))
+	@[ "$$(id -u)" = 0 ] || { echo "test-engines needs root" >&2; exit 1; }
+	@mkdir -p $(BUILD)/tests
+	@$(PYTEST) --dist loadfile -n $(WORKERS) --junit-xml=$(BUILD)/tests/engines.xml $(HERE)/tests/engines
 
 conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_RUN))

@@ -33,7 +33,7 @@ BUILDERS = {"build.py", "libseccomp_build.py"}
 #: what the packages import of other people's; their own requirements follow by themselves
 DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
 #: launcher -> the module whose main() it calls; one whose module does not exist is not written
-LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-conmon": "shim"}
+LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-conmon": "shim", "pyrunc-shim": "shim"}
 
 #: what each hot command imports in its functions when all is well; what it imports at the top is found by reading it
 HOT = {
@@ -56,6 +56,14 @@ HOT = {
     "state": (),
     "start": (),
     "kill": (),
+}
+#: and each face of the shim; what a child of it imports is the command's
+FACES = {
+    "containerd-shim-pyrunc-v2": ("shim.containerd.bootstrap",),
+    "containerd-shim-pyrunc-v2, the server": ("shim.containerd.bootstrap", "shim.containerd.serving"),
+    "containerd-shim-pyrunc-v2 delete": ("shim.containerd.bootstrap", "shim.containerd.cleaning"),
+    "pyrunc-conmon": ("shim.conmon", "shim.conmon.caller", "shim.logs", "shim.conmon.monitor", "shim.oom"),
+    "pyrunc-shim": ("shim.supervise",),
 }
 
 # -I ignores the caller's PYTHON* variables and directory, -S skips .pth files, which run code at every start. The two
@@ -194,10 +202,12 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
 
 
 def groups(deps: dict[str, tuple[str, ...]]) -> list[list[str]]:
-    """The modules that are loaded together: those that the same hot commands need. Anything else is alone."""
+    """The modules that are loaded together: those that the same hot commands and faces need. Anything else is alone."""
     users: dict[str, list[str]] = {}
-    for command, more in HOT.items():
-        todo, seen = ["runtime.__main__", f"runtime.cli.{command}", *more], set[str]()
+    roots = {command: ["runtime.__main__", f"runtime.cli.{command}", *more] for command, more in HOT.items()}
+    roots |= {face: ["shim.__main__", *more] for face, more in FACES.items()}
+    for command, todo in roots.items():
+        seen = set[str]()
         while todo:
             name = todo.pop()
             if name in deps and name not in seen:
@@ -230,6 +240,10 @@ class Bare(ast.NodeTransformer):
     """A module without its types: annotations, what is imported for them, and the import that lets them be text."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
         node.returns = None
         return self.generic_visit(node)
 

@@ -300,7 +300,11 @@ def run(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int
     detached = bool(getattr(options, "detach", False))
     if not detached:
         foreground.prepare(not getattr(options, "no_subreaper", False))
-    made = make(ctx, id_, bundle_path, options, waits=False, detached=detached)
+    return attend(make(ctx, id_, bundle_path, options, waits=False, detached=detached), detached)
+
+
+def attend(made: Made, detached: bool) -> int:
+    """Let the program of a container go on by itself, or wait for its end, delete the container and return the exit status."""
     launch = made.launch
     assert launch is not None
     try:
@@ -314,12 +318,12 @@ def run(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int
     except BaseException:
         made.undo()
         raise
-    if getattr(options, "keep", False):
+    if getattr(made.making.options, "keep", False):
         made.close()
         return code
     made.making.cgroup.destroy()
     if made.saved["has_poststop"]:
-        removal.poststop(ctx, made.entry, made.saved)
+        removal.poststop(made.making.ctx, made.entry, made.saved)
     made.entry.remove()
     made.close()
     return code

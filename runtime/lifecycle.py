@@ -1,4 +1,4 @@
-"""The verbs: create, start, run, exec, kill, delete, pause, resume, state; their order and their rollback.
+"""The verbs: create, start, run, exec, kill, delete, pause, resume, update, state; their order and their rollback.
 
 Each verb is a short list of steps. What could fail half-way is undone in reverse; what cannot be undone by a process that
 was killed is written to the container's journal before it is done, so that `delete --force` can undo it later.
@@ -195,7 +195,7 @@ def hook_state(saved: dict[str, Any], word: str, pid: int) -> bytes:
 
 def start(ctx: Context, id_: str) -> None:
     """Let init go on to the user's program, and say whether it got there."""
-    entry = _locked(ctx, id_, "start")
+    entry = locked(ctx, id_, "start")
     try:
         word, pid = entry.status()
         status.allow("start", word, id_)
@@ -299,7 +299,7 @@ def kill(ctx: Context, id_: str, signal: int, all_: bool = False) -> None:
         elif all_ or (signal == 9 and "pid" not in saved["namespaces"] and saved["cgroup"]):
             cgroup_of(saved).kill(signal)
             if not all_:
-                _signal(pid, saved["start_time"], signal)
+                _signal(pid, saved["start_time"], signal, is_init=False)  # gone by now, unless it is in another cgroup
         else:
             _signal(pid, saved["start_time"], signal)
         if signal == 9 and word == status.PAUSED:
@@ -339,7 +339,7 @@ def cgroup_of(saved: dict[str, Any]) -> Any:
 
 def pause(ctx: Context, id_: str) -> None:
     """Freeze every process of the container."""
-    entry = _locked(ctx, id_, "pause")
+    entry = locked(ctx, id_, "pause")
     try:
         status.allow("pause", entry.status()[0], id_)
         if entry.state is not None:
@@ -350,13 +350,20 @@ def pause(ctx: Context, id_: str) -> None:
 
 def resume(ctx: Context, id_: str) -> None:
     """Thaw the container."""
-    entry = _locked(ctx, id_, "resume")
+    entry = locked(ctx, id_, "resume")
     try:
         status.allow("resume", entry.status()[0], id_)
         if entry.state is not None:
             cgroup_of(entry.state).thaw()
     finally:
         entry.close()
+
+
+def update(ctx: Context, id_: str, resources: dict[str, Any]) -> None:
+    """Change limits of the container: all that `resources` names, or none."""
+    from runtime import updating
+
+    updating.update(ctx, id_, resources)
 
 
 def pids(ctx: Context, id_: str) -> list[int]:
@@ -381,7 +388,7 @@ def delete(ctx: Context, id_: str, force: bool = False) -> None:
     removal.delete(ctx, id_, force)
 
 
-def _locked(ctx: Context, id_: str, verb: str) -> Entry:
+def locked(ctx: Context, id_: str, verb: str) -> Entry:
     entry = find(ctx, id_)
     if entry.state is None:
         word = entry.status()[0]

@@ -215,6 +215,12 @@ OPS: dict[str, tuple[int, str, str]] = {
         "from {a}",
         "close every descriptor from the first after the preserved ones, but for r0, r1 and r2 (given a number, kept close-on-exec)",
     ),
+    "inherit": (
+        55,
+        "{r0}",
+        "clear close-on-exec of r0: the program of exec gets it by the number that it has, which of the launcher's descriptors is the "
+        "first of ours + 2 and on, in the plan's order",
+    ),
     "exec": (
         54,
         "{s0:first}",

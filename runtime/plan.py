@@ -246,7 +246,7 @@ _READS = {
     "fspick": ("r1",), "fsconfig": ("r0", "r1"), "fsmount": ("r0",), "open-tree": ("r1",), "move-mount": ("r0", "r1"),
     "mount-setattr": ("r0", "r1"), "copy-up": ("r0", "r1"), "mask": ("r0", "r1"), "readonly": ("r1",),
     "pivot-root": ("r0",), "chroot": ("r0",), "chdir": ("r1",), "open-pty": ("r1",), "ctty": ("r0",),
-    "reopen-null": ("r1",), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"),
+    "reopen-null": ("r1",), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"), "inherit": ("r0",),
 }  # fmt: skip
 #: ops that name a path on the host when they have no register to start from
 _HOST_PATHS = frozenset(
@@ -258,7 +258,7 @@ _HOST_PATHS = frozenset(
 _USES = {name: (_READS.get(name, ()), _FILLS.get(name, ())) for name in OPS}
 _CHECKED = frozenset(
     ("close", "exec", "ask", "pivot-root", "chroot", "close-range", "chdir", "seccomp", "prctl", "write", "mask", "readonly", "move-mount",
-     "unshare", "setns", *_CREDENTIALS)
+     "unshare", "setns", "inherit", *_CREDENTIALS)
 )  # fmt: skip
 
 
@@ -344,6 +344,8 @@ def check(plan: Plan) -> None:
                 raise PlanError(f"plan: something runs under the seccomp filter before exec [init {index}]")
             if not locked and credentials.are_dropped:
                 raise PlanError(f"plan: the seccomp filter comes after the privilege to load it [init {index}]")
+        elif name == "inherit" and pivoted:
+            raise PlanError(f"plan: a descriptor of the host would be open in the container [init {index}]")
         elif name == "move-mount" or (name == "setns" and op.a & linux.CLONE_NEWNS):
             mounted = True
         elif name == "write" and not op.r1 and (mounted or str(op.s0).startswith("/proc")):

@@ -39,6 +39,11 @@ def delete(ctx: lifecycle.Context, id_: str, force: bool = False) -> None:
         entry.close()
 
 
+def end(ctx: lifecycle.Context, entry: Entry) -> None:
+    """The same with `force` for whoever has the lock already."""
+    _delete(ctx, entry, True)
+
+
 def _take_over(entry: Entry, force: bool) -> bool:
     """Get the lock from a command at work: wait for it, and with `force` take its init away, on which it fails."""
     if not force:

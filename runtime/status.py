@@ -44,12 +44,18 @@ _REFUSALS = {
         RUNNING: "container not paused",
         STOPPED: "container not running",
     },
+    "update": {CREATING: "cannot update a container that is being created", STOPPED: "container not running"},
     "delete": {
         CREATING: "cannot delete a container that is being created",
         RUNNING: "cannot delete a container that is not stopped: running",
         PAUSED: "cannot delete a container that is not stopped: paused",
     },
     "ps": {CREATING: "container not running", STOPPED: "container not running"},
+    "checkpoint": {
+        CREATING: "cannot checkpoint a container that is being created",
+        CREATED: "container cannot be checkpointed in created state",
+        STOPPED: "container cannot be checkpointed in stopped state",
+    },
 }
 
 

@@ -290,10 +290,18 @@ def _remove_tree(fd: int, depth: int = 0) -> None:
                 raise StateError(f"remove {name}: {_lower(error)}", errno=error.errno) from None
             child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
+                # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore
+                if _mount_of(child) != _mount_of(fd):
+                    raise StateError(f"remove the state directory: {name} is a mount point", errno=errno.EBUSY)
                 _remove_tree(child, depth + 1)
             finally:
                 os.close(child)
             os.rmdir(name, dir_fd=fd)
+
+
+def _mount_of(fd: int) -> str:
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        return file.read().partition("mnt_id:")[2].partition("\n")[0]
 
 
 # -- finding and making ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ parent to init: `s32 errno`, with one descriptor where the op asked for one.
 
 from __future__ import annotations
 
-from errno import ECHILD, EINVAL, ETIMEDOUT
+from errno import ECHILD, EINVAL, EISDIR, ENOTDIR, ETIMEDOUT
 from struct import Struct
 
 from runtime.errors import Error, ExecError, HookError, KernelError
@@ -145,6 +145,9 @@ def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -
         # no refusal of the kernel: it ran, and did not go well
         why = "no end within its timeout, killed" if errno == ETIMEDOUT else ""
         return HookError(f"{attempt}: {': '.join(filter(None, (why, text)))} [init {index}]", pointer=where)
+    if name == "mountpoint" and errno == EISDIR:
+        # mount(2) says ENOTDIR either way, and docker takes "is a directory" for a program that cannot be run
+        errno, text = ENOTDIR, "its place in the root file system is one"
     error = KernelError(attempt, errno, f"init {index}", text)
     error.record["pointer"] = where
     return error
@@ -161,6 +164,9 @@ def program_error(name: str, errno: int = 2, where: str = "/process/args/0", *, 
     elif not is_found and errno in (2, 20):
         # Go's exec.LookPath stats a path that was given as one
         error.message = f'exec: "{name}": stat {name}: {error.message.rpartition(": ")[2]}'
+    elif errno == 21:
+        # execve(2) answers EACCES; the docker of 20.10 and podman make 126 of these words and of no others
+        error.message += ": permission denied"
     error.args = (error.message,)
     error.record["pointer"] = where
     return error

@@ -81,6 +81,53 @@ def _makes(*command: str) -> bool:
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def _criu() -> bool:
+    import criu
+
+    try:
+        return criu.directory() != Path()
+    except criu.Unavailable:
+        return False
+
+
+def _criu_has(feature: str) -> bool:
+    import criu
+
+    return _criu() and _makes(str(criu.directory() / "criu"), "check", "--feature", feature)
+
+
+def _criu_tcp() -> bool:
+    """Whether CRIU gets along with this kernel's TCP sockets; 4.1 does not know that of 6.16 and later."""
+    import criu
+
+    if not _criu():
+        return False
+    listener = subprocess.Popen(["busybox", "nc", "-l", "-p", "0"], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        with tempfile.TemporaryDirectory() as images:
+            deadline = time.monotonic() + 5
+            while not any("socket:" in link for link in _links(listener.pid)) and time.monotonic() < deadline:
+                os.sched_yield()
+            words = [
+                "dump",
+                "-t",
+                str(listener.pid),
+                "-D",
+                images,
+                "--leave-running",
+                "--tcp-established",
+                "--shell-job",
+            ]
+            return _makes(str(criu.directory() / "criu"), *words)
+    finally:
+        listener.kill()
+        listener.communicate()
+
+
+def _links(pid: int) -> list[str]:
+    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+
+
 #: name -> does this machine have it; the only reasons for which a test may be skipped
 FEATURES: dict[str, Callable[[], bool]] = {
     "cap-sys-resource": lambda: _capability(24),
@@ -108,6 +155,11 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
     "runc": lambda: shutil.which("runc") is not None,
+    # by default the newer one that tests/fixtures/criu.py downloads; without a network, or on a kernel too new for it, there is none
+    "criu": _criu,
+    "criu-memory-tracking": lambda: _criu_has("mem_dirty_track"),
+    "criu-tcp": _criu_tcp,
+    "criu-lazy-pages": lambda: _criu_has("uffd-noncoop"),
     "i386-calls": lambda: os.path.exists("/proc/sys/abi/vsyscall32"),
 }
 _known: dict[str, bool] = {}

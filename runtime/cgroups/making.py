@@ -45,7 +45,7 @@ def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
     """The memory limit, and all steps up to where a process may join; raises where a limit has nowhere to go."""
     wanted = (config.get("linux") or {}).get("resources") or {}
     cgroup.warnings += resources.ignored(wanted)
-    limits = [_place(cgroup, write) for write in resources.writes(cgroup.version, wanted, cgroup.host)]
+    wanted_limits = limits(cgroup, resources.writes(cgroup.version, wanted, cgroup.host))
     # The one that tells whether the cgroup is another container's must come first: before it nothing has been changed.
     main = cgroup.main()
     found = [("mkdir", main, "")]
@@ -53,11 +53,11 @@ def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
     if cgroup.version == 2:
         # from the top: a controller can be enabled where the cgroup above has enabled it
         found += [("enable", path, controllers(cgroup.host)) for path in _above(main, cgroup.host.cgroup_unified)]
-    found += [step for step in limits if "/cpuset." in step[1]]
+    found += [step for step in wanted_limits if "/cpuset." in step[1]]
     if cgroup.version == 1 and "cpuset" in cgroup.paths:
         # after the configured CPUs, which may be exclusive and not the parent's; before any process joins
         found.append(("inherit", cgroup.paths["cpuset"], ""))
-    found += [step for step in limits if "/cpuset." not in step[1]]
+    found += [step for step in wanted_limits if "/cpuset." not in step[1]]
     # The longest part last: in a plan, what follows the limits is the device rules.
     found += _device_steps(cgroup, wanted.get("devices"))
     if cgroup.version == 2:
@@ -65,6 +65,11 @@ def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
         if uid is not None:
             found.append(("delegate", main, str(uid)))
     return (wanted.get("memory") or {}).get("limit") or 0, found
+
+
+def limits(cgroup: Cgroup, writes: list[tuple[str, str, str]]) -> list[Step]:
+    """The steps for writes of `resources`; raises where one has nowhere to go."""
+    return [_place(cgroup, write) for write in writes]
 
 
 def _place(cgroup: Cgroup, write: tuple[str, str, str]) -> Step:

@@ -213,15 +213,29 @@ TABLE: tuple[tuple[str, Words, str, str | None], ...] = (
 )  # fmt: skip
 
 
-def writes(version: int, resources: dict[str, Any], host: Any = None) -> list[Write]:
-    """What to write for linux.resources, in order; the device rules are in `devices`."""
+#: property -> another whose value in words depends on it, so that a change of the one writes both
+_COMPANIONS = {
+    "memory.limit": "memory.swap",
+    "cpu.period": "cpu.quota",
+    "cpu.quota": "cpu.period",
+}
+
+
+def writes(
+    version: int, resources: dict[str, Any], host: Any = None, *, changed: dict[str, Any] | None = None
+) -> list[Write]:
+    """What to write for linux.resources, in order; the device rules are in `devices`.
+
+    With `changed`, which is what `update` was given, only for the properties that it names and those that depend on them.
+    """
     out: list[Write] = []
     if not resources:
         return out
+    named = None if changed is None else _named(changed)
     for prop, words, file_v1, file_v2 in TABLE:
         name, _, key = prop.partition(".")
         section = resources.get(name)
-        if not section:
+        if not section or (named is not None and prop not in named):
             continue
         value = words(section.get(key), section, version)
         if not value:
@@ -237,12 +251,43 @@ def writes(version: int, resources: dict[str, Any], host: Any = None) -> list[Wr
             file += OPTIONAL  # without swap accounting, no swap and any amount of it are as good as granted
         for text in (value,) if type(value) is str else value:
             out.append(_write(prop, file, text))
-    if resources.get("hugepageLimits"):
-        out += _hugepages(version, resources["hugepageLimits"])
-    if resources.get("rdma"):
-        out += _rdma(resources["rdma"])
-    if resources.get("unified"):
-        out += _unified(version, resources["unified"])
+    rest = resources if changed is None else changed
+    if rest.get("hugepageLimits"):
+        out += _hugepages(version, rest["hugepageLimits"])
+    if rest.get("rdma"):
+        out += _rdma(rest["rdma"])
+    if rest.get("unified"):
+        out += _unified(version, rest["unified"])
+    return out
+
+
+def _named(changed: dict[str, Any]) -> set[str]:
+    found = {
+        f"{name}.{key}"
+        for name, section in changed.items()
+        if type(section) is dict
+        for key, value in section.items()
+        if _says_something(name, key, value)
+    }
+    return found | {_COMPANIONS[prop] for prop in found if prop in _COMPANIONS}
+
+
+def _says_something(name: str, key: str, value: Any) -> bool:
+    # engines send 0 for all that they do not want changed; of a few properties 0 is a value
+    return bool(value) or (value is not None and f"{name}.{key}" in ("cpu.burst", "cpu.idle", "pids.limit"))
+
+
+def merged(before: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """The resources that a container has after an update: what the change says nothing about stays."""
+    out = dict(before)
+    for name, value in changed.items():
+        if name == "devices":
+            continue  # containerd sends "deny all" along with every update; what create allowed stays allowed
+        if type(value) is dict:
+            old = before.get(name) or {}
+            out[name] = {**old, **{key: new for key, new in value.items() if _says_something(name, key, new)}}
+        elif value:
+            out[name] = value
     return out
 
 

@@ -205,6 +205,9 @@ def _explained(error: click.UsageError, words: list[str], command: str) -> BadWo
             text += f", did you mean {near[0]}?"
     message = f"{command}: " if command else ""
     hint = f"pyrunc {command + ' ' if command else ''}--help shows what there is"
+    if isinstance(error, click.BadOptionUsage) and text.endswith("requires an argument"):
+        # Go's words: podman gives `restore` an option without its value, and takes them for a sign that it is known
+        hint += f" (flag needs an argument: {error.option_name})"
     return BadWords(message + text[:1].lower() + text[1:], hint, Args(**global_options(words)))
 
 

@@ -32,7 +32,12 @@ def document() -> dict[str, Any]:
     from runtime import seccomp
     from runtime.planner import options
 
-    annotations = {"org.pyrunc.version": runtime.VERSION, "org.pyrunc.commit": version.commit()}
+    annotations = {
+        "org.pyrunc.version": runtime.VERSION,
+        "org.pyrunc.commit": version.commit(),
+        # runc's name, since callers know no other: whether the commands are there, CRIU itself is the host's
+        "org.opencontainers.runc.checkpoint.enabled": "true",
+    }
     library = seccomp.library_version()
     if library:
         annotations["io.github.seccomp.libseccomp.version"] = library
@@ -43,7 +48,10 @@ def document() -> dict[str, Any]:
         "mountOptions": list(options.KNOWN),
         "linux": _linux(seccomp.supported()),
         "annotations": annotations,
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."] if _is_built("cgroups.systemd") else [],
+        "potentiallyUnsafeConfigAnnotations": [
+            *(["org.systemd.property."] if _is_built("cgroups.systemd") else []),
+            "org.criu.config",
+        ],
     }
 
 

@@ -112,6 +112,40 @@ _CREATE: tuple[Option, ...] = (
     _CONFIG,
 )
 
+#: of checkpoint and restore alike; the names are runc's, those of crun say so
+_CRIU: tuple[Option, ...] = (
+    (("image-path",), TEXT, "", "DIR", "directory of the images; checkpoint, in the working directory, when not given"),
+    (
+        ("work-path",),
+        TEXT,
+        "",
+        "DIR",
+        "directory of CRIU's log and other working files; that of the images when not given",
+    ),
+    (("tcp-established",), FLAG, False, "", "allow open TCP connections"),
+    (("tcp-close",), FLAG, False, "", "restore connected TCP sockets as closed ones (crun)"),
+    (("ext-unix-sk",), FLAG, False, "", "allow unix sockets whose other end is outside of the container"),
+    (("shell-job",), FLAG, False, "", "allow a terminal that is the caller's"),
+    (("file-locks",), FLAG, False, "", "keep file locks, which must be held by nobody outside of the container"),
+    (
+        ("manage-cgroups-mode",),
+        CHOICE,
+        "",
+        "soft|full|strict|ignore",
+        "what CRIU does about cgroups below the container's; soft when not given",
+    ),
+    (
+        ("empty-ns",),
+        LIST,
+        (),
+        "network",
+        "leave it to others to set the namespace up; done with a network namespace anyway",
+    ),
+    (("auto-dedup",), FLAG, False, "", "free what is in a later image, or restored, in the earlier ones"),
+    (("lazy-pages",), FLAG, False, "", "let memory follow by userfaultfd, from CRIU's daemon lazy-pages"),
+    (("network-lock",), CHOICE, "", "iptables|nftables|skip", "how CRIU holds packets back meanwhile (crun)"),
+)
+
 COMMANDS: dict[str, Command] = {
     "create": (
         "create a container",
@@ -205,6 +239,96 @@ COMMANDS: dict[str, Command] = {
         "The container's cgroup is frozen until it is resumed.",
     ),
     "resume": ("let a paused container run on", (_ID,), (), "The container's cgroup is thawed."),
+    "update": (
+        "change the limits of a container",
+        (_ID,),
+        (
+            (
+                ("resources", "r"),
+                TEXT,
+                "",
+                "FILE",
+                "the limits, as JSON: config.json's linux.resources; - is standard input",
+            ),
+            (("memory",), TEXT, "", "BYTES", "limit on memory, such as 64m; -1 is none"),
+            (("memory-swap",), TEXT, "", "BYTES", "limit on memory and swap together; -1 is none"),
+            (("memory-reservation",), TEXT, "", "BYTES", "memory to be left alone when it is scarce"),
+            (("cpu-period",), TEXT, "", "US", "length of a period in which the quota may be used"),
+            (("cpu-quota",), TEXT, "", "US", "processor time per period; -1 is any amount"),
+            (("cpu-burst",), TEXT, "", "US", "processor time that may be saved up for a later period"),
+            (("cpu-share", "cpu-shares"), TEXT, "", "N", "weight against other cgroups"),
+            (("cpu-idle",), TEXT, "", "0|1", "run only when nothing else does"),
+            (("cpu-rt-period",), TEXT, "", "US", "length of a period of realtime scheduling"),
+            (("cpu-rt-runtime",), TEXT, "", "US", "realtime per such period"),
+            (("cpuset-cpus",), TEXT, "", "LIST", "processors to run on, such as 0-3,7"),
+            (("cpuset-mems",), TEXT, "", "LIST", "memory nodes to use"),
+            (("pids-limit",), TEXT, "", "N", "number of processes and threads; -1 is any"),
+            (("blkio-weight",), TEXT, "", "N", "weight of block I/O, 10 to 1000"),
+            (("l3-cache-schema",), TEXT, "", "SCHEMA", "refused: Intel RDT is not supported yet"),
+            (("mem-bw-schema",), TEXT, "", "SCHEMA", "refused: Intel RDT is not supported yet"),
+            (("kernel-memory",), TEXT, "", "BYTES", "ignored: Linux has had no such limit since 5.16"),
+            (("kernel-memory-tcp",), TEXT, "", "BYTES", "ignored, as by runc"),
+        ),
+        "What is not named stays as it is, and so does what is named with 0. Where the kernel refuses one of the new limits, "
+        "the old ones are put back. Device rules are never changed.",
+    ),
+    "checkpoint": (
+        "save the state of a running container",
+        (_ID,),
+        (
+            *_CRIU,
+            (("parent-path",), TEXT, "", "DIR", "images of an earlier --pre-dump, relative to --image-path"),
+            (("leave-running",), FLAG, False, "", "let the container go on; it is deleted when not given"),
+            (("pre-dump",), FLAG, False, "", "save only the memory, and let the container go on"),
+            (("tcp-skip-in-flight",), FLAG, False, "", "leave out TCP connections that are not yet accepted"),
+            (("link-remap",), FLAG, False, "", "allow open files without a name, by giving them one"),
+            (
+                ("page-server",),
+                TEXT,
+                "",
+                "ADDRESS:PORT",
+                "send memory to CRIU's page server there; with --lazy-pages, be one there",
+            ),
+            (("status-fd",), INT, None, "FD", "write a zero byte to this descriptor when lazy pages can be fetched"),
+        ),
+        "All that the container's processes are is written to files, by CRIU, which must be installed. `restore` makes it anew from them.",
+    ),
+    "restore": (
+        "restore a container from a checkpoint",
+        (_ID,),
+        (
+            _BUNDLE_DIR,
+            *_CRIU,
+            _PID_FILE,
+            _CONSOLE_SOCKET,
+            _DETACH,
+            (("no-subreaper",), FLAG, False, "", "do not adopt orphaned processes of the container"),
+            (("no-pivot",), FLAG, False, "", "accepted for callers that give it; CRIU changes the root"),
+            (
+                ("parent-path",),
+                TEXT,
+                "",
+                "DIR",
+                "accepted for containerd, which may give it; images know those before them",
+            ),
+            (
+                ("lsm-profile",),
+                TEXT,
+                "",
+                "TYPE:NAME",
+                "security profile of the processes, instead of their own: apparmor or selinux",
+            ),
+            (
+                ("lsm-mount-context",),
+                TEXT,
+                "",
+                "CONTEXT",
+                "SELinux context of mounts that have one, instead of their own",
+            ),
+        ),
+        "The bundle must be what the container was made from. The id must not be in use. The exit status is that of the container's "
+        "process, as for run.",
+    ),
     "spec": (
         "write a config.json to start from",
         (),
@@ -238,5 +362,23 @@ COMMANDS: dict[str, Command] = {
             (("json",), FLAG, False, "", "print an array of steps in JSON"),
         ),
         "The list is the very one that create would carry out: host steps, and the operations of the interpreter.",
+    ),
+    "doctor": (
+        "say what is wrong, and what to do",
+        (("target", MAYBE, "a bundle, or the id of a container; this host when not given"),),
+        (
+            (
+                ("engine",),
+                CHOICE,
+                "",
+                "containerd|docker|podman|cri-o",
+                "look at how this engine is set up to use pyrunc",
+            ),
+            (("config",), TEXT, "", "FILE", "the engine's configuration, where it is not in the usual place"),
+            (("json",), FLAG, False, "", "print an array of findings in JSON"),
+        ),
+        "Of this host: what it offers and lacks. Of an engine: whether it finds pyrunc and will get along with it. Of a bundle: "
+        "which fields would fail here. Of a container: what it waits for, and what is left of it. The exit status is 1 where "
+        "an error was found, and 0 where there is nothing worse than a warning. Nothing is changed.",
     ),
 }

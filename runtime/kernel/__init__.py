@@ -87,6 +87,27 @@ def set_subreaper(on: bool) -> None:
     _checked((_lib or _load()).pyrunc_set_subreaper(on))
 
 
+def set_parent_death_signal(number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends; whoever asks must look whether it has ended already."""
+    _checked((_lib or _load()).pyrunc_set_parent_death_signal(number))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    """mount(2), for the shim, which mounts an engine's layers where the engine says; a container's own mounts are ops of a plan."""
+    words = [os.fsencode(word) for word in (source, target, kind, data)]
+    _checked((_lib or _load()).pyrunc_mount(words[0], words[1], words[2], flags, words[3]))
+
+
+def unmount(target: str, flags: int) -> None:
+    """umount2(2), for the shim."""
+    _checked((_lib or _load()).pyrunc_unmount(os.fsencode(target), flags))
+
+
+def own_core_cookie() -> None:
+    """Share a core with nobody but our own process group from now on (core scheduling)."""
+    _checked((_lib or _load()).pyrunc_own_core_cookie())
+
+
 def spawn_newuser() -> int:
     """The pid of a child in a new user namespace that does nothing: to be mapped, opened, killed and waited for."""
     return _checked((_lib or _load()).pyrunc_spawn_newuser())

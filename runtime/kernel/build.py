@@ -50,6 +50,10 @@ int pyrunc_send(int sock, const char *data, size_t size, int fd, int timeout_ms)
 int pyrunc_connect(const char *path, int timeout_ms);
 void pyrunc_close_on_exec_from(int first);
 int pyrunc_set_subreaper(int on);
+int pyrunc_set_parent_death_signal(int signal);
+int pyrunc_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+int pyrunc_unmount(const char *target, int flags);
+int pyrunc_own_core_cookie(void);
 int pyrunc_spawn_newuser(void);
 int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out);
 int pyrunc_bpf_prog_load(const char *program, size_t length);

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -126,6 +127,28 @@ void pyrunc_close_on_exec_from(int first)
 int pyrunc_set_subreaper(int on)
 {
     return prctl(PR_SET_CHILD_SUBREAPER, on, 0, 0, 0) ? -errno : 0;
+}
+
+int pyrunc_set_parent_death_signal(int signal)
+{
+    return prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) ? -errno : 0;
+}
+
+/* The two of a shim, which mounts what an engine sends it where the engine says. A container's own mounts are ops. */
+int pyrunc_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
+{
+    return mount(source, target, type, flags, data) ? -errno : 0;
+}
+
+int pyrunc_unmount(const char *target, int flags)
+{
+    return umount2(target, flags) ? -errno : 0;
+}
+
+/* A core scheduling cookie of its own for this process group (PR_SCHED_CORE_CREATE, PR_SCHED_CORE_SCOPE_PROCESS_GROUP). */
+int pyrunc_own_core_cookie(void)
+{
+    return prctl(62, 1, 0, 2, 0) ? -errno : 0;
 }
 
 /* A process that does nothing in a user namespace of its own, until it is killed. */

@@ -894,6 +894,7 @@ static long run(const struct op *o)
     case OP_FIND_EXEC: return op_find_exec(o);
     case OP_SECCOMP: return op_seccomp(o);
     case OP_CLOSE_RANGE: return op_close_range(o);
+    case OP_INHERIT: return sys(fcntl, fd_of(o->r0), F_SETFD, 0);
     case OP_EXEC: return op_exec(o);
     }
     return -ENOSYS;

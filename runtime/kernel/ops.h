@@ -65,8 +65,9 @@ enum op_number {
     OP_FIND_EXEC = 51,
     OP_SECCOMP = 52,
     OP_CLOSE_RANGE = 53,
+    OP_INHERIT = 55,
     OP_EXEC = 54,
-    OP_LAST = 54
+    OP_LAST = 55
 };
 
 #endif

@@ -17,8 +17,7 @@ def test_help_goes_to_stdout(pyrunc, words: list[str]) -> None:
 
 
 def test_there_is_no_help_for_what_is_not_there(pyrunc) -> None:
-    # podman asks in this way whether there are checkpoints
-    assert 'unknown command "checkpoint"' in pyrunc.fails("checkpoint", "--help")
+    assert 'unknown command "nosuch"' in pyrunc.fails("nosuch", "--help")
 
 
 @pytest.mark.parametrize(

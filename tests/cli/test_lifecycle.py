@@ -397,3 +397,19 @@ def test_config_may_change_after_create(pyrunc, bundle):
     (made.path / "config.json").unlink()
     assert pyrunc.state(id_)["status"] == "stopped"
     pyrunc("delete", id_)
+
+
+def test_what_is_mounted_in_the_state_directory_is_not_emptied(pyrunc, make, scratch):
+    """runc binds a rootfs there for a restore, and leaves it when it is killed."""
+    made, id_ = make(None, "/bin/true"), pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    (scratch / "precious").mkdir()
+    (scratch / "precious/file").touch()
+    place = pyrunc.root / id_ / "bound"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", scratch / "precious", place], check=True)
+    assert "bound is a mount point" in pyrunc.fails("delete", id_)
+    assert (scratch / "precious/file").exists()
+    subprocess.run(["umount", place], check=True)
+    pyrunc("delete", "--force", id_)
+    assert not (pyrunc.root / id_).exists()

@@ -30,6 +30,7 @@ ALLOWED = {
 #: of our own, what no hot command needs when all is well
 NEVER = {
     "runtime.api", "runtime.child", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
+    "runtime.restoring", "runtime.criu", "runtime.criu_process", "runtime.external", "runtime.planner.restorer",
     "runtime.events", "runtime.libseccomp_build", "specs.config_types",
 }  # fmt: skip
 

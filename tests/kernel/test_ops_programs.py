@@ -357,6 +357,19 @@ def test_close_range(interpret: Interpret) -> None:
         os.close(fd)
 
 
+def test_inherit(interpret: Interpret, scratch: Path) -> None:
+    for name in ("a", "b"):
+        (scratch / name).write_text(f"file {name}")
+    fds = {name: os.open(scratch / name, os.O_RDONLY) for name in ("a", "b")}
+    # the numbers are the launcher's: after the socket and the plan
+    script = "cat <&6; if : <&5; then echo open; fi"
+    done = interpret(Op("close-range", r0="a", r1="b", a=3), Op("inherit", r0="b"), sh(script), registers=fds)
+    assert done.out.startswith("file b") and "open" not in done.out
+    assert interpret(Op("inherit", r0="never-filled")).error == errno.EBADF
+    for fd in fds.values():
+        os.close(fd)
+
+
 @pytest.mark.parametrize("error", ["ENOSYS", "EINVAL"])
 def test_close_range_without_the_system_call(interpret: Interpret, error: str) -> None:
     fds = {name: os.open("/dev/null", os.O_RDONLY) for name in ("a", "b")}

@@ -13,8 +13,10 @@ ALLOWED = {
     "kill": {"created", "running", "paused"},
     "pause": {"created", "running"},
     "resume": {"paused"},
+    "update": {"created", "running", "paused"},
     "delete": {"created", "stopped"},
     "ps": {"created", "running", "paused"},
+    "checkpoint": {"running", "paused"},
 }
 EVERY = ("creating", "created", "running", "paused", "stopped")
 

@@ -267,3 +267,52 @@ def test_every_file_is_named_by_its_controller() -> None:
         for file in (first, second):
             for name in (file or "").split("|"):
                 assert not name or set(name) <= resources._FILE_NAME and "." in name
+
+
+# -- update ----------------------------------------------------------------------------------------------------------------
+
+BEFORE: dict[str, Any] = {
+    "memory": {"limit": 1 << 26, "swap": 1 << 27},
+    "cpu": {"shares": 200, "quota": 30000, "period": 90000},
+    "pids": {"limit": 20},
+    "devices": [{"allow": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "in_v1", "in_v2"),
+    [
+        ({}, [], []),
+        ({"memory": {"limit": 0}, "cpu": {"shares": 0, "cpus": ""}, "devices": [{"allow": False}]}, [], []),
+        ({"pids": {"limit": 5}}, ["pids.max = 5"], ["pids.max = 5"]),
+        # 64 MiB of swap were asked for beside the memory
+        (
+            {"memory": {"limit": 1 << 25}},
+            ["memory.limit_in_bytes = 33554432", "memory.memsw.limit_in_bytes = 134217728"],
+            ["memory.max = 33554432", "memory.swap.max = 100663296"],
+        ),
+        ({"memory": {"swap": -1}}, ["memory.memsw.limit_in_bytes = -1"], ["memory.swap.max? = max"]),
+        # one file of v2 has both
+        (
+            {"cpu": {"period": 50000}},
+            ["cpu.cfs_period_us = 50000", "cpu.cfs_quota_us = 30000"],
+            ["cpu.max = 30000 50000"],
+        ),
+        (
+            {"cpu": {"quota": -1}},
+            ["cpu.cfs_period_us = 90000", "cpu.cfs_quota_us = -1"],
+            ["cpu.max = max 90000"],
+        ),
+        (
+            {"cpu": {"idle": 0, "burst": 0}},
+            ["cpu.cfs_burst_us = 0", "cpu.idle = 0"],
+            ["cpu.max.burst = 0", "cpu.idle = 0"],
+        ),
+    ],
+)
+def test_only_what_a_change_names(changed: dict[str, Any], in_v1: list[str], in_v2: list[str]) -> None:
+    after = resources.merged(BEFORE, changed)
+    assert after["devices"] == [{"allow": True}]
+    for version, wanted in ((1, in_v1), (2, in_v2)):
+        found = resources.writes(version, after, changed=changed)
+        assert [f"{file} = {value}" for _, file, value in found] == wanted

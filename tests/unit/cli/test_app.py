@@ -143,7 +143,7 @@ def test_each_option_in_each_spelling(command: str, option: Option) -> None:
         ("", "no command given"),
         ("nosuch", 'unknown command "nosuch"'),
         ("stat web", 'unknown command "stat", did you mean "state"?'),
-        ("checkpoint --help", 'unknown command "checkpoint"'),
+        ("nosuch --help", 'unknown command "nosuch"'),
         ("--nosuch state web", "no such option: --nosuch"),
         ("create --bundel /x web", "create: no such option: --bundel, did you mean --bundle?"),
         ("create -bundel /x web", "create: no such option: --bundel, did you mean --bundle?"),
@@ -161,6 +161,13 @@ def test_a_mistake_is_explained(line: str, message: str) -> None:
         app.read(line.split())
     assert caught.value.message == message
     assert caught.value.status == 1
+
+
+def test_an_option_without_its_value_is_explained_in_gos_words_too() -> None:
+    # podman asks `restore --lsm-mount-context` whether a container can be restored into a pod, and looks for these words
+    with pytest.raises(app.BadWords) as caught:
+        app.read(["restore", "--lsm-mount-context"])
+    assert "flag needs an argument: --lsm-mount-context" in caught.value.hint
 
 
 def test_a_mistake_knows_where_to_be_logged() -> None:

@@ -87,7 +87,7 @@ def test_read(line: str, wanted: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "", "--help", "-h", "--version --help", "state", "state a b", "list a", "nosuch", "nosuch web", "checkpoint --help",
+        "", "--help", "-h", "--version --help", "state", "state a b", "list a", "nosuch", "nosuch web", "nosuch --help",
         "state --help", "create -h web", "state --root /r web", "--nosuch state web", "state --nosuch web",
         "run -dt web", "create -b/x web", "create --bundel /x web", "create --pid-file", "create --no-pivot=maybe web",
         "create --no-pivot=", "create --preserve-fds x web", "create --preserve-fds -1 web", "create --preserve-fds +1 web",

@@ -36,7 +36,7 @@ def test_version_is_what_dockerd_takes_apart(capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nosuch"], ["state"], ["exec"], ["checkpoint", "--help"], ["create", "--bundel", "/"]]
+    "words", [[], ["nosuch"], ["state"], ["exec"], ["nosuch", "--help"], ["create", "--bundel", "/"]]
 )
 def test_wrong_words(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert call(words) == 1

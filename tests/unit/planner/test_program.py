@@ -53,7 +53,7 @@ def test_nowhere_to_look(name: str, env: list[str]) -> None:
         ("/x", "find-exec", 2, 'exec: "/x": stat /x: no such file or directory'),
         ("/x/y", "find-exec", 20, 'exec: "/x/y": stat /x/y: not a directory'),
         ("/etc/passwd", "find-exec", 13, 'exec: "/etc/passwd": permission denied'),
-        ("/etc", "find-exec", 21, 'exec: "/etc": is a directory'),
+        ("/etc", "find-exec", 21, 'exec: "/etc": is a directory: permission denied'),
         ("/s", "exec", 8, 'exec: "/s": exec format error'),
         ("/s", "exec", 2, 'exec: "/s": no such file or directory'),
         ("s", "exec", 13, 'exec: "s": permission denied'),

@@ -1,0 +1,98 @@
+"""Other limits for a cgroup that is there and has some: all of them, or none.
+
+Which of two limits has to be changed first depends on those in force: v1 wants memory <= memory+swap at every moment, a
+burst has to fit below its quota, and so on. So nothing is computed: what the kernel refuses as invalid is tried again after
+the others, and where that does not help either, everything is put back.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL
+
+from runtime import system as os
+from runtime.cgroups import making, resources, walk
+from runtime.errors import CgroupError, Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.cgroups import NoCgroup
+    from runtime.cgroups.fs import Cgroup, Step
+
+
+def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Put the limits of `changed` in force; the resources that the container has then."""
+    after = resources.merged(before, changed)
+    found = resources.writes(cgroup.version, after, changed=changed)
+    if not found:
+        return after
+    if not cgroup.paths:
+        cgroup.steps({"linux": {"resources": after}})  # raises, with the reason why there is no cgroup
+        return after
+    cgroup.warnings += resources.ignored(changed)
+    limits = making.limits(cgroup, found)  # type: ignore[arg-type]
+    _check_memory(cgroup, after.get("memory") or {}, changed.get("memory") or {})
+    _apply(cgroup, limits)  # type: ignore[arg-type]
+    return after
+
+
+def _check_memory(cgroup: Any, memory: dict[str, Any], changed: dict[str, Any]) -> None:
+    limit = changed.get("limit") or 0
+    if not memory.get("checkBeforeUpdate") or limit <= 0:
+        return
+    file = "memory.usage_in_bytes" if cgroup.version == 1 else "memory.current"
+    usage = walk.number(f"{cgroup.place('memory')}/{file}")
+    if usage > limit:
+        # v2 would kill until what is left fits
+        raise CgroupError(f"unable to set memory limit to {limit} (current usage: {usage}, checkBeforeUpdate)")
+
+
+def _apply(cgroup: Cgroup, steps: list[Step]) -> None:
+    undo: list[tuple[str, str]] = []
+    try:
+        while steps:
+            put_off: list[Step] = []
+            why: Error | None = None
+            for step in steps:
+                old = _in_force(step)
+                try:
+                    cgroup.run(step)
+                except CgroupError as error:
+                    if error.record.get("errno") != EINVAL:
+                        raise
+                    put_off.append(step)
+                    why = why or error
+                else:
+                    undo += old
+            if why is not None and len(put_off) == len(steps):
+                raise why
+            steps = put_off
+    except Error:
+        for path, value in reversed(undo):
+            try:
+                cgroup.write(path, value)
+            except Error as error:
+                cgroup.warnings.append(f"put back the old limit: {error}")
+        raise
+
+
+def _in_force(step: Step) -> list[tuple[str, str]]:
+    """What to write to have again what a step replaces."""
+    _, target, value = step
+    folder, _, files = target.rpartition("/")
+    for file in files.split(resources.EITHER):
+        path = f"{folder}/{file}"
+        if os.path.exists(path):
+            return [(path, _old(walk.text(path), value.split(resources.EITHER)[0]))]
+    return []
+
+
+def _old(text: str, value: str) -> str:
+    key, space, setting = value.partition(" ")
+    if not space or ":" not in key:
+        return text.strip()
+    for line in text.splitlines():
+        if line.startswith(key + " "):
+            return line  # a file with a line for each device
+    return f"{key} {setting.partition('=')[0]}=max" if "=" in setting else f"{key} 0"

@@ -1,0 +1,65 @@
+"""Unix sockets of shims: listening at a path, whether somebody does, and who is at the other end. Loaded by everything here."""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
+from _struct import unpack
+from errno import EADDRINUSE
+
+
+def listen(path: str) -> socket | None:
+    """A listening socket at `path`; None where a shim serves there already, which is then the group's."""
+    os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
+    while True:
+        listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != EADDRINUSE:
+                raise OSError(error.errno, f"listen on {path}: {error.strerror}") from None
+        if is_served(path):
+            return None
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+
+def is_served(path: str, kind: int = SOCK_STREAM) -> bool:
+    """Whether somebody listens at `path`."""
+    connection = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK)
+    try:
+        connection.connect(path)
+    except BlockingIOError:
+        pass  # so many wait for it that one more has no room
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def remove_if_dead(path: str, kind: int = SOCK_STREAM) -> bool:
+    """Remove a socket's file if nobody listens on it any more; whether it is gone."""
+    if is_served(path, kind):
+        return False
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def peer_of(fd: int) -> tuple[int, int, int]:
+    """(pid, uid, gid) of whoever is connected, as they were when it connected."""
+    connection = socket(fileno=fd)
+    try:
+        pid, uid, gid = unpack("3i", connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
+    finally:
+        connection.detach()
+    return pid, uid, gid

@@ -1,0 +1,212 @@
+"""One epoll loop: descriptors, timers and signals of the process, each answered by a function. No threads, no asyncio.
+
+    signal --> C handler --> byte in a pipe --+
+    descriptor ready -------------------------+--> epoll_wait --> the functions, one after the other --> again
+    the next timer is due --------------------+
+
+A function that takes long holds up everything: whatever waits is done by a child (engine.py) or by readiness. An exception
+of a function leaves run(): nothing is caught here. The loop must not know what it is used for.
+
+Whoever watches a descriptor must forget it before closing it. The kernel watches the open file and not its number: as long
+as somebody else holds the same file (a child, a duplicate), a closed number would go on being reported, for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from _signal import SIG_DFL, SIG_IGN, set_wakeup_fd, signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: numbers and not the constants of `signal`, which is dear to import
+SIGPIPE = 13
+#: at most so many descriptors in one turn; the others wait for the next
+_EVENTS = 64
+
+
+class Timer:
+    """A call that is due once, at a time of the monotonic clock."""
+
+    __slots__ = ("_loop", "at", "call")
+
+    def __init__(self, loop: Loop, at: float, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self.at = at
+        self.call = call
+
+    def cancel(self) -> None:
+        """Never mind; nothing happens where it was called already or is cancelled."""
+        self._loop._drop(self)
+
+
+class Loop:
+    """What this process waits for. There is one: signals belong to the process.
+
+    A fork shares the kernel's side of it: the child must close() its copy, and nothing else, before it makes its own. Forgetting
+    there would take the descriptor away from the parent too.
+    """
+
+    __slots__ = (
+        "_epoll",
+        "_forgotten",
+        "_is_running",
+        "_pending",
+        "_ready",
+        "_signals",
+        "_soon",
+        "_timers",
+        "_wake_fd",
+        "_waker_fd",
+    )
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll(select.EPOLL_CLOEXEC)
+        self._ready: dict[int, Callable[[int], None]] = {}
+        #: forgotten since the turn began: what epoll still reports of them is about somebody who is gone
+        self._forgotten: set[int] = set()
+        self._timers: list[Timer] = []
+        self._soon: list[Callable[[], None]] = []
+        self._signals: dict[int, Callable[[], None]] = {}
+        self._pending: set[int] = set()
+        self._is_running = False
+        # who writes to a pipe that nobody reads gets EPIPE, and lives
+        signal(SIGPIPE, SIG_IGN)
+        self._wake_fd, self._waker_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # a full pipe wakes just as well; which signals came is remembered by _note
+        set_wakeup_fd(self._waker_fd, warn_on_full_buffer=False)
+        self.watch(self._wake_fd, select.EPOLLIN, self._woken)
+
+    # -- descriptors ---------------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
+        """Call ready(events) from run() whenever one of `events` (select.EPOLLIN ...) is there; EPOLLHUP and EPOLLERR always are.
+
+        PermissionError where the file is none that one can wait for, such as a regular one.
+        """
+        assert fd not in self._ready, f"descriptor {fd} is watched already"
+        self._epoll.register(fd, events)
+        self._ready[fd] = ready
+        # epoll may have more to say about an earlier file of this number in this very turn: `ready` will look and find
+        # nothing, or will not be asked at all; what is there is reported again
+        self._forgotten.add(fd)
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch for other events from now on. Without any, an end or an error is reported still: forget() to hear nothing."""
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Watch no longer; to be called before the descriptor is closed. One that is not watched is fine."""
+        if self._ready.pop(fd, None) is not None:
+            self._forgotten.add(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError as error:
+                if error.errno not in (errno.EBADF, errno.ENOENT):
+                    raise
+
+    def is_watching(self, fd: int) -> bool:
+        """Whether somebody watches this descriptor; a second one takes a duplicate of it."""
+        return fd in self._ready
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        """Call once, when `delay_s` seconds are over."""
+        timer = Timer(self, time.monotonic() + delay_s, call)
+        self._timers.append(timer)
+        return timer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call once at the next turn: not from within whoever asks for it."""
+        self._soon.append(call)
+
+    def _drop(self, timer: Timer) -> None:
+        if timer in self._timers:
+            self._timers.remove(timer)
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def on_signal(self, number: int, call: Callable[[], None] | None) -> None:
+        """Call from run() after the signal came, once for any number of them; None for the default disposition again."""
+        if call is None:
+            self._signals.pop(number, None)
+            signal(number, SIG_DFL)
+        else:
+            self._signals[number] = call
+            signal(number, self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        self._pending.add(number)
+
+    def _woken(self, events: int) -> None:
+        try:
+            # one byte per signal, its number; the handler in Python may be later than the byte
+            self._pending.update(os.read(self._wake_fd, 4096))
+        except BlockingIOError:
+            pass
+        while self._pending:
+            call = self._signals.get(self._pending.pop())
+            if call is not None:
+                call()
+
+    # -- turning -------------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Wait once, then call all that is due: first descriptors, then timers, then what was put off."""
+        wait_s = -1.0
+        if self._soon:
+            wait_s = 0.0
+        elif self._timers:
+            wait_s = max(0.0, min(timer.at for timer in self._timers) - time.monotonic())
+        found = self._epoll.poll(wait_s, _EVENTS)
+        self._forgotten.clear()
+        for fd, events in found:
+            if fd not in self._forgotten:
+                ready = self._ready.get(fd)
+                if ready is not None:
+                    ready(events)
+        if self._timers:
+            now = time.monotonic()
+            for timer in sorted((t for t in self._timers if t.at <= now), key=_at):
+                # an earlier one may have cancelled it
+                if timer in self._timers:
+                    self._timers.remove(timer)
+                    timer.call()
+        # what these put off in turn is for the next turn, so that descriptors get theirs
+        calls, self._soon = self._soon, []
+        for call in calls:
+            call()
+
+    def run(self) -> None:
+        """Serve until stop() is called. May be called again."""
+        self._is_running = True
+        while self._is_running:
+            self.turn()
+
+    def stop(self) -> None:
+        """Have run() return after what it is doing now."""
+        self._is_running = False
+
+    def close(self) -> None:
+        """Give back the loop's own descriptors; what was watched stays open, and is its owner's. Timers are gone."""
+        for number in self._signals:
+            signal(number, SIG_DFL)
+        self._signals.clear()
+        if not self._epoll.closed:
+            set_wakeup_fd(-1)
+            os.close(self._wake_fd)
+            os.close(self._waker_fd)
+            # Nothing is unregistered: after a fork the kernel's table is the parent's too.
+            self._epoll.close()
+        self._ready.clear()
+        self._timers.clear()
+        self._soon.clear()
+
+
+def _at(timer: Timer) -> float:
+    return timer.at

@@ -1,0 +1,234 @@
+"""Many containers, much output, and whatever may be killed: nothing is lost, nobody else is harmed, nothing is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from containerd_lab import FIFOS, REACHES, Containerd, Ctr, check_reach
+from images import Image
+from lab import Lab, Running, until
+
+BB = "localhost/bb:latest"
+#: what may be left of a shim that is not ours
+THEIRS = ("process: .*/containerd-shim-runc-v2 ", "file: /run/containerd/s/")
+#: of each kind; FAULTS=300 for a night
+ROUNDS = int(os.environ.get("FAULTS", "10"))
+
+
+@pytest.fixture(scope="module")
+def ctrd(new_lab: Callable[[], Lab], engine_runtime: Path, bb_image: Image) -> Iterator[Containerd]:
+    ctrd = Containerd(new_lab(), engine_runtime)
+    ctrd.load(bb_image)
+    yield ctrd
+    assert ctrd.stop() == 0
+
+
+@pytest.fixture(params=REACHES)
+def ctr(ctrd: Containerd, request: pytest.FixtureRequest) -> Iterator[Ctr]:
+    check_reach(request.param, ctrd.runtime)
+    ctr = Ctr(ctrd, request.param)
+    yield ctr
+    ctr.clean()
+    if left := ctr.left(timeout=40):
+        pytest.fail("left behind:\n" + "\n".join(left) + f"\n{ctrd.daemon.tail()}", pytrace=False)
+
+
+def _shim(ctr: Ctr, id_: str) -> int:
+    """The pid of the shim that has a container."""
+    pid = next(pid for task, pid, _ in ctr.tasks() if task == id_)
+    return ctr.lab.parent(pid)
+
+
+def _resident_kib(ctr: Ctr, pid: int) -> int:
+    """What a process has of its own in memory."""
+    lines = (ctr.lab.root / f"proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+# -- exit statuses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_exit_status_is_lost(ctr: Ctr) -> None:
+    wanted = {ctr.id("s"): n % 256 for n in range(20 * ROUNDS)}
+    waiting, running, found = list(wanted), dict[str, Running](), dict[str, int]()
+    while waiting or running:
+        while waiting and len(running) < 8:
+            id_ = waiting.pop()
+            running[id_] = ctr.popen("run", "--rm", *ctr.choice, BB, id_, "sh", "-c", f"exit {wanted[id_]}")
+        ended = until(lambda: [id_ for id_, each in running.items() if each.ended()], "end of a container", 60)
+        for id_ in ended:
+            found[id_] = running.pop(id_).wait()
+    assert found == wanted
+
+
+# -- output ----------------------------------------------------------------------------------------------------------------
+
+
+def test_much_output(ctr: Ctr) -> None:
+    """As fast as it can: every byte arrives, and the shim does not keep them."""
+    size = 256 << 20
+    command = " ".join(ctr.argv("run", "--rm", *ctr.choice, BB, ctr.id(), "head", "-c", str(size), "/dev/zero"))
+    assert ctr.lab.run("sh", "-c", f"{command} | wc -c").out == f"{size}\n"
+
+
+def test_reader_that_stops(ctr: Ctr) -> None:
+    """Output that nobody reads waits in the pipes, costs no memory, and holds up nobody else."""
+    other = ctr.detached_bb("sleep", "1000")
+    id_, size = ctr.id(), 4 << 20
+    # it ends when we have everything: ctr itself stops reading when it is told of the end
+    script = f"echo begin; head -c {size} /dev/zero; until [ -e /go ]; do sleep 0.1; done"
+    talk = ctr.dialogue("run", *ctr.choice, BB, id_, "sh", "-c", script)
+    talk.expect("begin\n")
+    shim = _shim(ctr, id_)
+    before = _resident_kib(ctr, shim)
+    pid = next(pid for task, pid, _ in ctr.tasks() if task == id_)
+    blocked = lambda: "pipe" in (ctr.lab.root / f"proc/{_child(ctr.lab, pid)}/wchan").read_text()  # noqa: E731
+    until(blocked, "the container waiting for its reader")
+    assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+    assert ctr.exec(id_, "echo", "here too").out == "here too\n"
+    assert _resident_kib(ctr, shim) < before + 1024
+    until(lambda: talk.take().count("\0") >= size, "every byte")
+    assert talk.seen.count("\0") == size
+    ctr.exec(id_, "touch", "/go")
+    assert talk.finish() == 0
+
+
+def _child(lab: Lab, pid: int) -> int:
+    return int((lab.root / f"proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_full_log_disk(ctr: Ctr) -> None:
+    """A log that cannot be written costs its own container its log, and nothing else."""
+    disk = ctr.lab.dir / f"full-{ctr.reach}"
+    disk.mkdir()
+    ctr.lab.run("mount", "-t", "tmpfs", "-o", "size=64k", "full", disk)
+    try:
+        other = ctr.detached_bb("sleep", "1000")
+        script = "head -c 1000000 /dev/zero; sleep 1000"
+        id_ = ctr.detached_bb("sh", "-c", script, options=("--log-uri", f"file://{disk}/log"))
+        log = ctr.lab.root / str(disk)[1:] / "log"
+        until(lambda: log.stat().st_size >= 60000, "a full disk")
+        assert ctr.status(id_) == "RUNNING"
+        assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+        ctr.remove(id_)
+    finally:
+        ctr.lab.run("umount", "-l", disk)
+
+
+# -- malformed requests, clients that vanish -------------------------------------------------------------------------------
+
+FRAMES = {
+    "not-a-frame": b"GET / HTTP/1.1\r\n\r\n",
+    "oversized": (1 << 31).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\x01\x00" + b"x" * 100000,
+    "not-a-request": (5).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\x01\x00" + b"\xff" * 5,
+    "unfinished": (1000).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\x01\x00" + b"x",
+    "of-no-type": (0).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"\x99\x00",
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_malformed_frames(ctr: Ctr, kind: str) -> None:
+    """To each socket of a shim: what it makes of them is its own affair, but nobody else notices."""
+    before = set(_sockets(ctr.lab))
+    id_ = ctr.detached_bb("sleep", "1000")
+    made = set(_sockets(ctr.lab)) - before
+    assert made
+    for path in made:
+        _send(path, FRAMES[kind])
+    assert ctr.exec(id_, "echo", "unharmed").out == "unharmed\n"
+    ctr("task", "kill", "--signal", "9", id_)
+    until(lambda: ctr.status(id_) == "STOPPED", "end of the task")
+
+
+def _send(path: Path, data: bytes) -> None:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        with socket.socket(socket.AF_UNIX, kind) as client:
+            try:
+                client.connect(str(path))
+            except OSError as error:
+                if error.errno != errno.EPROTOTYPE:
+                    raise
+                continue
+            client.sendall(data)
+            return
+
+
+def _sockets(lab: Lab) -> list[Path]:
+    return list((lab.root / "run/containerd/s").iterdir())
+
+
+def test_clients_that_vanish(ctr: Ctr) -> None:
+    """ctr is killed at any moment of a run: the container can be removed, and the shim is gone with it."""
+    # what the client would have removed; and containerd's own shim stays where nobody waits for its address any more
+    ctr.ignored += [FIFOS, "/containerd-mount", *(THEIRS if ctr.reach == "runc.v2" else ())]
+    chance = random.Random(1)
+    for _ in range(ROUNDS):
+        id_ = ctr.id("v")
+        client = ctr.popen("run", *ctr.choice, BB, id_, "sleep", "1000")
+        time.sleep(chance.uniform(0, 0.25))  # where it is hit is the point
+        client.kill(signal.SIGKILL)
+        client.wait()
+        _remove(ctr, id_)
+
+
+def _remove(ctr: Ctr, id_: str) -> None:
+    """As a user would who finds something half made: again, until it is gone."""
+
+    def gone() -> bool:
+        ctr("task", "rm", "--force", id_, status=None)
+        ctr("container", "rm", id_, status=None)
+        return id_ not in ctr("container", "ls", "-q").out.split() and ctr.status(id_) == ""
+
+    until(gone, f"removal of {id_}")
+
+
+# -- kill -9 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("victim", ["shim", "runtime", "containerd"])
+def test_killed_at_random(ctr: Ctr, victim: str) -> None:
+    """kill -9 at any moment of a container's life: what was hit is removed, what was not goes on."""
+    ctr.ignored += [FIFOS, "/containerd-mount", "file: /run/containerd/s/", *(THEIRS if ctr.reach == "runc.v2" else ())]
+    other = ctr.detached_bb("sleep", "1000")
+    chance = random.Random(2)
+    for _ in range(ROUNDS):
+        id_ = ctr.id("k")
+        client = ctr.popen("run", "--rm", *ctr.choice, BB, id_, "sh", "-c", "sleep 0.1; exit 3")
+        time.sleep(chance.uniform(0, 0.3))  # where it is hit is the point
+        if victim == "containerd":
+            ctr.ctrd.stop(number=signal.SIGKILL)
+            ctr.ctrd.start()
+        else:
+            _kill(ctr, id_, victim)
+        client.kill(signal.SIGKILL)
+        client.wait()
+        _remove(ctr, id_)
+        until(lambda: not ctr.running_words("exit 3"), "end of the container's processes")
+    assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+    # containerd's own shim kills a create whose caller is gone, and nobody tells the runtime: a person would, and then it is gone
+    root = f"/run/containerd/{'runc' if ctr.reach == 'runc.v2' else 'pyrunc'}/default"
+    for path in (ctr.lab.root / root[1:]).glob("k*"):
+        ctr.lab.run(ctr.ctrd.runtime, "--root", root, "delete", "--force", path.name)
+
+
+def _kill(ctr: Ctr, id_: str, victim: str) -> None:
+    """The container's shim, or what its shim has called, if they are there at this moment."""
+    words = {
+        pid: said for pid, said in ctr.lab.pids().items() if f" {id_}" in f"{said} " and not said.startswith("ctr ")
+    }
+    # what our own shim calls is a fork of it, with the same words
+    shims = {pid for pid, said in words.items() if "containerd-shim" in said and ctr.lab.parent(pid) not in words}
+    for pid in shims if victim == "shim" else words.keys() - shims:
+        ctr.lab.kill(pid, signal.SIGKILL)

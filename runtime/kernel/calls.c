@@ -145,7 +145,8 @@ int pyrunc_unmount(const char *target, int flags)
     return umount2(target, flags) ? -errno : 0;
 }
 
-/* A core scheduling cookie of its own for this process group (PR_SCHED_CORE_CREATE, PR_SCHED_CORE_SCOPE_PROCESS_GROUP). */
+/* A core scheduling cookie of its own for this process group (PR_SCHED_CORE_CREATE, PR_SCHED_CORE_SCOPE_PROCESS_GROUP).
+ */
 int pyrunc_own_core_cookie(void)
 {
     return prctl(62, 1, 0, 2, 0) ? -errno : 0;

@@ -126,8 +126,8 @@ dist: ## dist/pyrunc-*.tar.gz, the source
 	git -C $(HERE) archive --format=tar.gz --prefix=pyrunc-$$version/ -o dist/pyrunc-$$version.tar.gz HEAD; \
 	ls $(HERE)/dist/pyrunc-$$version.tar.gz
 
-clean: ## remove what was built; the virtual environment stays (rm -rf build removes that too)
-	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name .lock -exec rm -rf {} + 2>/dev/null || true
+clean: ## remove what was built; the virtual environment and the newer engines stay (rm -rf build removes those too)
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name 'trixie*' ! -name .lock -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf $(HERE)/dist
 
 # -- running ------------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 WORKERS ?= 2
 
 test: ## everything: check, check-root, conformance, test-engines, one after the other
-	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target; done
+	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
 	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml $(BUILD)/conformance.json
 
 check: build ## format, types, unit, plans, house: no root, under a minute
@@ -161,11 +161,16 @@ check-root: build ## kernel, cli, attacks (shim): what needs root
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
 
-test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINE_RUNTIME=/usr/sbin/runc for a comparison
+# The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
+ENGINES ?= bookworm trixie
+NEWER ?=
+test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINES=trixie; ENGINE_RUNTIME=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "test-engines needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
-	@$(PYTEST) --dist loadfile -n $(WORKERS) --junit-xml=$(BUILD)/tests/engines.xml $(HERE)/tests/engines
+	@for engines in $(ENGINES); do echo "with the engines of $$engines"; selected=; [ $$engines = bookworm ] || selected='$(NEWER)'; \
+	( export ENGINES=$$engines; $(PYTEST) --dist loadfile -n $(WORKERS) $$selected \
+	    --junit-xml=$(BUILD)/tests/engines-$$engines.xml $(HERE)/tests/engines ); done
 
 conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_RUN))

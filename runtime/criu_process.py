@@ -69,7 +69,10 @@ def find() -> str:
 
 
 class Criu:
-    """One CRIU at work; as a `with` block it is ended with the block, and whatever it has begun is undone by itself."""
+    """One CRIU at work; as a `with` block it is ended with the block, and whatever it has begun is undone by itself.
+
+    What it prints goes nowhere, unless it gets the `stdio` of a container that it shall restore: all of it is in its log as well.
+    """
 
     def __init__(
         self,
@@ -110,7 +113,11 @@ class Criu:
     def _started(self, plan: Plan, fds: list[int], stdio: Sequence[int | None] | None) -> Launch:
         """Run the plan up to its program."""
         check(plan)
-        launch = Launch(plan, fds, {"directory": self._take}, _no_fork, stdio)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            launch = Launch(plan, fds, {"directory": self._take}, _no_fork, stdio or (null, null, null))
+        finally:
+            os.close(null)
         try:
             launch.serve()
         except BaseException:

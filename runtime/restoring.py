@@ -145,7 +145,8 @@ class Restored(creation.Made):
         for key in ("lsm_profile", "lsm_mount_context"):
             if getattr(options, key):
                 wanted[key] = getattr(options, key)
-        stdio = getattr(options, "stdio", None)
+        stdio = getattr(options, "stdio", None) or (None, None, None)
+        standard = self._descriptors()
         rootfs = request.rootfs if has_mount_ns else ""
         with (
             _readable(self.directories, self._root_of_user_ns()),
@@ -154,7 +155,7 @@ class Restored(creation.Made):
             wanted |= process.directories
             wanted["inherit_fd"] = [
                 *({"key": name, "fd": process.numbers[name]} for name, _ in passed),
-                *({"key": word, "fd": fd} for fd, word in enumerate(self._descriptors()) if external.is_passed(word)),
+                *({"key": word, "fd": fd} for fd, word in enumerate(standard) if external.is_passed(word)),
             ]
             process.version()
             # children are born where it is, and what it restores is charged to whom it belongs

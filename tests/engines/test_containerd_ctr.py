@@ -453,23 +453,21 @@ def test_task_checkpoint(ctr: Ctr, engine_runtime: Path) -> None:
     _count(ctr, id_)
     name = ctr("task", "checkpoint", id_).out.strip()
     assert name in ctr("image", "ls", "-q").out.split()
-    ctr("image", "rm", name)
     at = _count(ctr, id_)
     until(lambda: _count(ctr, id_) > at, "the container counting on")
-    name = ctr("task", "checkpoint", "--exit", id_).out.strip()
-    until(lambda: ctr.status(id_) == "STOPPED", "end of the task")
-    ctr("image", "rm", name)
+    ctr("image", "rm", "--sync", name)
 
 
-def test_task_checkpoint_to_a_directory(ctr_runc_v2: Ctr, engine_runtime: Path) -> None:
-    """containerd looks at --image-path for shims alone that are called runc."""
+def test_task_checkpoint_options(ctr_runc_v2: Ctr, engine_runtime: Path) -> None:
+    """ctr passes --image-path and --exit to shims alone that are called runc."""
     ctr = ctr_runc_v2
     needs_checkpoint(engine_runtime, ctr.lab)
     ctr.ignored += OF_CHECKPOINTS
     id_, images = ctr.detached_bb("sleep", "1000"), ctr.lab.dir / "checkpoint"
     images.mkdir()
-    ctr("task", "checkpoint", "--image-path", images, id_)
+    ctr("task", "checkpoint", "--exit", "--image-path", images, id_)
     assert (images / "inventory.img").exists()
+    until(lambda: ctr.status(id_) == "STOPPED", "end of the task")
 
 
 def test_ctr_checkpoint(ctr: Ctr, engine_runtime: Path) -> None:

@@ -127,7 +127,7 @@ dist: ## dist/pyrunc-*.tar.gz, the source
 	ls $(HERE)/dist/pyrunc-$$version.tar.gz
 
 clean: ## remove what was built; the virtual environment and the newer engines stay (rm -rf build removes those too)
-	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name 'trixie*' ! -name .lock -exec rm -rf {} + 2>/dev/null || true
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name trixie ! -name 'trixie.*' ! -name .lock -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf $(HERE)/dist
 
 # -- running ------------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def _mirrors() -> list[str]:
 def _stage() -> None:
     """Packages of others by the pinned versions, and ours by stage.py, as `make install` there would do it."""
     site, pinned = STAGED / "site", SOURCE / "constraints.txt"
-    if not _younger(STAGED / ".site", pinned):
+    if not (STAGED / ".site").exists() or (STAGED / ".site").stat().st_mtime < pinned.stat().st_mtime:
         sys.path.append(str(SOURCE))
         from stage import DISTRIBUTIONS
 
@@ -149,7 +149,8 @@ def _stage() -> None:
         foreign = ["--python-version", PYTHON, "--only-binary", ":all:", "--constraint", str(pinned)]
         _must(logged(sys.executable, *words, *foreign, *DISTRIBUTIONS, name="pip"))
         (STAGED / ".site").touch()
-    if _younger(STAGED / ".staged", BUILD / ".staged"):
+    stamp, built = STAGED / ".staged", str((BUILD / ".staged").stat().st_mtime_ns)
+    if stamp.exists() and stamp.read_text() == built:
         return
     lib, launchers = STAGED / "lib", STAGED / "bin"
     places = ["--lib", str(lib), "--bin", str(launchers), "--kernel", str(BUILD / "kernel"), "--site", str(site)]
@@ -157,16 +158,12 @@ def _stage() -> None:
     _must(inside(TREE, python, "-I", str(SOURCE / "stage.py"), *places, "--interpreter", python))
     # the commit is git's word, which the tree does not have
     shutil.copy(BUILD / "lib/pyrunc/runtime/COMMIT", lib / "runtime/COMMIT")
-    (STAGED / ".staged").touch()
+    stamp.write_text(built)
 
 
 def _must(why: str) -> None:
     if why:
         raise Unavailable(why)
-
-
-def _younger(stamp: Path, source: Path) -> bool:
-    return stamp.exists() and stamp.stat().st_mtime > source.stat().st_mtime
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 from lab import need
 from podman_lab import BB, inside
 
+pytestmark = pytest.mark.newer
+
 DOCKERFILE = f"""\
 FROM {BB} AS first
 ARG WORD=default

@@ -17,6 +17,8 @@ from cri import Cri, CriError, Stream
 from images import Image
 from lab import Lab, missing, need, until
 
+pytestmark = pytest.mark.newer
+
 BB = "localhost/bb:latest"
 CONFIG = """\
 [plugins."io.containerd.grpc.v1.cri"]

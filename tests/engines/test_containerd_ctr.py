@@ -16,6 +16,8 @@ from containerd_lab import FIFOS, KEPT, REACHES, Containerd, Ctr, check_reach
 from images import Image
 from lab import Lab, missing, need, until
 
+pytestmark = pytest.mark.newer
+
 GRACE = 20  # seconds that containerd may take for what it does in the background
 
 

@@ -12,6 +12,8 @@ import pytest
 from docker_lab import BB, GIVEN, closure, needs_all_capabilities, own_words, running, user
 from lab import until
 
+pytestmark = pytest.mark.newer
+
 #: the client tells a terminal's size only after the process has been started
 SIZED = "until stty size 2>/dev/null | grep -v '^0 0'; do usleep 10000; done"
 

@@ -61,6 +61,8 @@ from test_docker_mounts import (  # noqa: F401
 from test_docker_network import test_port_publish, test_run_join, test_run_net_host  # noqa: F401
 from test_docker_security import test_run_cgroupns, test_run_pid_host, test_run_privileged, test_run_seccomp  # noqa: F401
 
+pytestmark = pytest.mark.newer
+
 #: how dockerd is told -> settings of daemon.json, and the name under which it has the runtime
 WAYS = {
     "path": {"runtimes": {"ours": {"runtimeType": str(SHIM)}}, "default-runtime": "ours"},

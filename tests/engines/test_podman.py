@@ -13,6 +13,8 @@ import pytest
 from lab import until
 from podman_lab import BB, DEBIAN, Podman, beyond_runc
 
+pytestmark = pytest.mark.newer
+
 
 def test_info(podman, engine_runtime):
     found = podman("info", "--format", "{{.Host.OCIRuntime.Name}} {{.Host.OCIRuntime.Path}}").text

@@ -10,6 +10,8 @@ import pytest
 from lab import need, until
 from podman_lab import BB
 
+pytestmark = pytest.mark.newer
+
 KUBE = """\
 apiVersion: v1
 kind: Pod

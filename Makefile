@@ -70,7 +70,7 @@ build: ## build/bin/pyrunc, with the private virtual environment it needs
 	@mkdir -p $(BUILD)
 	@exec 9>$(BUILD)/.lock; flock 9; exec $(MAKE) -f $(HERE)/Makefile -C $(HERE) staged 9>&-
 
-KERNEL := $(wildcard $(HERE)/runtime/kernel/*.[ch] $(HERE)/runtime/kernel/build.py $(HERE)/runtime/ops.py)
+KERNEL := $(wildcard $(HERE)/runtime/kernel/*.[ch] $(HERE)/runtime/kernel/build.py $(HERE)/runtime/ops.py $(HERE)/shim/containerd/front.c)
 STAGED := $(shell find $(HERE)/runtime $(HERE)/shim $(HERE)/specs -name __pycache__ -prune -o \( -name '*.py' -o -name '*.json' \) -print 2>/dev/null | sort)
 LIST := $(BUILD)/.files
 # A file that went away leaves no newer one behind: the list of names is a prerequisite of its own.
@@ -150,7 +150,7 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(call need,$(DEPS_TEST))
 	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml
 	@cd $(HERE) && $(VENV)/bin/ruff format --check -q --output-format concise . && $(VENV)/bin/ruff check -q --output-format concise .
-	@cd $(HERE) && find runtime tests -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
+	@cd $(HERE) && find runtime shim tests -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
 

@@ -100,18 +100,26 @@ def main() -> int:
     put(lib / "runtime/COMMIT", commit(), 0o644)
     put(lib / "packed.bin", packed(lib, arguments.lib, wanted), 0o644)
     stamps = {byte_code(target) for target in wanted if target.suffix == ".py"}
-    prune(lib, {*wanted, *stamps, lib / "runtime/COMMIT"})
+    launchers = {lib / package / name for name, package in LAUNCHERS.items()}
+    prune(lib, {*wanted, *stamps, *launchers, lib / "runtime/COMMIT"})
 
     path = [os.fspath(arguments.lib), os.fspath(arguments.site or arguments.lib / "site-packages")]
     for name, package in LAUNCHERS.items():
         if lib / package / "__main__.py" in wanted:
+            front = arguments.kernel / package / name
             text = LAUNCHER.format(
                 interpreter=os.path.realpath(arguments.interpreter),
                 path=path,
                 packed=os.fspath(arguments.lib / "packed.bin"),
                 module=package,
             )
-            put(under(arguments.destdir, arguments.bin) / name, text.encode(), 0o755)
+            place = under(arguments.destdir, arguments.bin) / name
+            if front.exists():
+                # a program that answers the commonest question itself, and finds the launcher from where it is
+                put(lib / package / name, text.encode(), 0o755)
+                put(place, front.read_bytes(), 0o755)
+            else:
+                put(place, text.encode(), 0o755)
     return 0
 
 

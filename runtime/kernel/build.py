@@ -222,6 +222,17 @@ def build_hosted(work: Path, product: Path, cc: list[str], flags: list[str], mai
     install(made, product, *made_from)
 
 
+def build_front(work: Path, product: Path) -> None:
+    """What containerd runs as our shim: static, because it is to be over before a dynamic loader would be."""
+    source, flags = ROOT / "shim/containerd/front.c", ["-D_GNU_SOURCE", "-O2", "-static", "-s"]
+    made_from = (source, HERE / "build.py", compiler(), WARNINGS, flags)
+    if is_current(product, *made_from):
+        return
+    made = work / product.name
+    run([*compiler(), *WARNINGS, *flags, str(source), "-o", str(made)])
+    install(made, product, *made_from)
+
+
 def main() -> None:
     """Build what the words ask for."""
     parser = argparse.ArgumentParser(description="Build pyrunc's C.")
@@ -241,6 +252,7 @@ def main() -> None:
         work = Path(name)
         build_image(work, folder / "image")
         build_extension(work, folder / "image", folder / "_kernel.abi3.so")
+        build_front(work, options.out.resolve() / "shim" / "containerd-shim-pyrunc-v2")
         planrun = HERE / "planrun.c"
         build_hosted(work, programs / "planrun", compiler(), ["-g", "-O1"], planrun)
         if options.sanitize:

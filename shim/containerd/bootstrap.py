@@ -14,6 +14,8 @@ import os
 import sys
 import time
 
+from runtime.errors import UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
@@ -43,10 +45,10 @@ def main(argv: list[str]) -> int:
         return _info()
     actions = {"start": _start, "delete": _delete}
     if action not in actions:
-        raise ValueError(f'"{action}" is nothing that a shim is run for; {" and ".join(actions)} are')
+        raise UsageError(f'"{action}" is nothing that a shim is run for; {" and ".join(actions)} are')
     for name in ("namespace", "id"):
         if not words.get(name):
-            raise ValueError(f"-{name} is missing")
+            raise UsageError(f"-{name} is missing")
     return actions[action](words)
 
 
@@ -62,7 +64,7 @@ def _read_words(given: Sequence[str]) -> tuple[dict[str, str], str]:
         elif name in _FLAGS and (separator or left):
             words[name] = value if separator else left.pop(0)
         else:
-            raise ValueError(f"flag provided but not defined: -{name}")
+            raise UsageError(f"flag provided but not defined: -{name}")
     return words, left[0] if left else ""
 
 

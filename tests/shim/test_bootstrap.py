@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shim_client import PROGRAM, Client, Engine, Shim
 
+from runtime.errors import UsageError
 from shim.containerd import messages, options
 from shim.containerd.bootstrap import _read_words
 from shim.containerd.protobuf import blank, decode, encode
@@ -180,7 +181,7 @@ def test_words() -> None:
     words = {"namespace": "n", "id": "i", "address": "", "debug": "true", "publish-binary": "p"}
     assert _read_words(given) == (words, "start")
     assert _read_words(["-debug=false", "delete"]) == ({}, "delete")
-    with pytest.raises(ValueError, match="-nonsense"):
+    with pytest.raises(UsageError, match="-nonsense"):
         _read_words(["-nonsense", "start"])
 
 

@@ -178,9 +178,10 @@ conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc f
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/conformance/run.py $(if $(PEER),--runtime $(PEER) --compare-only)
 
-bench: build ## pyrunc against runc and crun; RUNS=30 BENCH_PEERS=name=path,...
+bench: build ## pyrunc against runc and crun, by themselves and under engines; RUNS=30 BENCH_PEERS=name=path,...
 	@$(call need,$(DEPS_BENCH))
 	@$(PY) $(HERE)/tests/bench.py
+	@$(PY) $(HERE)/tests/bench_engines.py
 
 SECONDS ?= 60
 fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60

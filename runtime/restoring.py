@@ -150,7 +150,8 @@ class Restored(creation.Made):
         rootfs = request.rootfs if has_mount_ns else ""
         with (
             _readable(self.directories, self._root_of_user_ns()),
-            Criu(stdio, rootfs, passed, self.directories.paths) as process,
+            # left alone it would hold on to half-made processes, none of which could then be killed
+            Criu(stdio, rootfs, passed, self.directories.paths, dies_with_us=True) as process,
         ):
             wanted |= process.directories
             wanted["inherit_fd"] = [

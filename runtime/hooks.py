@@ -8,6 +8,7 @@ the container are ops of the plan.
 
 from __future__ import annotations
 
+import _signal
 import select
 import time
 
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_ENDING = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGTERM)
 #: how much of a hook's output an error quotes
 _OUTPUT = 4096
 
@@ -37,14 +39,17 @@ def run(name: str, hook: dict[str, Any], state: bytes, cwd: str) -> None:
     stdin = _state_file(state)
     try:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        # what interrupts us waits until there is somebody who kills the hook for it
+        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
         try:
-            pid = _spawn(name, path, hook.get("args") or [path], env, cwd, stdin, write_fd)
-        finally:
-            os.close(write_fd)
-        try:
-            output, status = _watch(pid, read_fd, timeout)
+            try:
+                pid = _spawn(name, path, hook.get("args") or [path], env, cwd, stdin, write_fd)
+            finally:
+                os.close(write_fd)
+            output, status = _watch(pid, read_fd, timeout, before)
         finally:
             os.close(read_fd)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     finally:
         os.close(stdin)
     if status is None:
@@ -79,7 +84,7 @@ def _spawn(name: str, path: str, args: list[str], env: list[str], cwd: str, stdi
         ) from None
 
 
-def _watch(pid: int, out: int, timeout: float | None) -> tuple[bytes, int | None]:
+def _watch(pid: int, out: int, timeout: float | None, mask: set[int]) -> tuple[bytes, int | None]:
     """(end of the output, wait status or None where the time was up). Waits for the process, not for its output's end."""
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
@@ -90,6 +95,7 @@ def _watch(pid: int, out: int, timeout: float | None) -> tuple[bytes, int | None
     tail = b""
     status: int | None = None
     try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         while True:
             left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
             events = dict(poll.poll(left))

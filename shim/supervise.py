@@ -76,9 +76,15 @@ exit status: the container's, 128 + N if signal N ended it; 1 if it could not be
 def main(argv: list[str]) -> int:
     """The exit status."""
     if len(argv) < 2 or argv[1] != "run":
-        is_help = argv[1:2] in (["--help"], ["-h"], ["help"])
-        os.write(1 if is_help else 2, (_USAGE + words.help_lines(TABLE) + _AFTER).encode())
-        return 0 if is_help else USAGE
+        if argv[1:2] in (["--help"], ["-h"], ["help"]):
+            os.write(1, (_USAGE + words.help_lines(TABLE) + _AFTER).encode())
+            return 0
+        _say(
+            f'"{argv[1]}" is no command of mine: run is, and --help'
+            if len(argv) > 1
+            else "no command: run is one, and --help"
+        )
+        return USAGE
     try:
         options = words.read(argv[2:], TABLE, status_fd=-1, bundle=".", log_format="raw")
         if options.help:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shim_client import Client, Engine, Fifos, Refused, Shim
+from shim_client import PROGRAM, Client, Engine, Fifos, Refused, Shim
 
 from shim.containerd import messages, stats
 from shim.containerd.protobuf import decode, encode
@@ -370,9 +370,7 @@ def test_another_runtime_by_its_name(shim: Callable[..., Shim], engine: Engine, 
     wrapper = scratch / "wrapper"
     wrapper.write_text(f'#!/bin/sh\necho "$@" >>{scratch}/words\nexec "$(dirname "$0")/real" "$@"\n')
     wrapper.chmod(0o755)
-    from conftest import PYRUNC
-
-    (scratch / "real").symlink_to(PYRUNC)
+    (scratch / "real").symlink_to(PROGRAM.with_name("pyrunc"))
     one = shim("true")
     one.create(options={"binary_name": str(wrapper), "no_pivot_root": True})
     one.call("Start", id=one.id)

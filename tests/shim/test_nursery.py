@@ -47,10 +47,11 @@ def nest(engine: Engine) -> Path:
     """The socket of the nursery of the engine's shims."""
     from shim_client import PROGRAM
 
-    lib = PROGRAM.parents[1] / "lib/pyrunc/shim/containerd/nursery.py"
-    original, nursery.__file__ = nursery.__file__, str(lib)
+    lib = PROGRAM.parents[1] / "lib/pyrunc/shim"
+    original, nursery.__file__ = nursery.__file__, str(lib / "containerd/nursery.py")
     try:
-        return SOCKETS / f"nursery-{nursery.family(engine.address, str(PROGRAM))[:32]}"
+        # front.c has this one do it
+        return SOCKETS / f"nursery-{nursery.family(engine.address, str(lib / PROGRAM.name))[:32]}"
     finally:
         nursery.__file__ = original
 

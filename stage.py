@@ -43,6 +43,8 @@ HOT = {
         "runtime.kernel",
         "specs.config_check",
         "runtime.cgroups.making",
+        "runtime.rules_linux",
+        "runtime.removal",
     ),
     "run": (
         "runtime.creation",
@@ -50,12 +52,14 @@ HOT = {
         "runtime.kernel",
         "specs.config_check",
         "runtime.cgroups.making",
+        "runtime.rules_linux",
+        "runtime.removal",
     ),
     "exec": ("runtime.joining", "runtime.planner.joiner", "runtime.kernel", "specs.config_check", "runtime.bundle"),
-    "delete": ("runtime.removal",),
-    "state": (),
-    "start": (),
-    "kill": (),
+    "delete": ("runtime.removal", "runtime.host"),
+    "state": ("runtime.host",),
+    "start": ("runtime.host",),
+    "kill": ("runtime.host",),
 }
 #: and each face of the shim; what a child of it imports is the command's
 FACES = {

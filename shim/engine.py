@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from shim.loop import Loop
     from shim.reaper import Reaper
+    from shim.spare import Spares
 
     Done = Callable[["Answer"], None]
 
@@ -66,13 +67,26 @@ class Answer:
 class Engine:
     """The runtime that containers are made with. `options` are words before the command: --root, --log, ..."""
 
-    __slots__ = ("_loop", "_reaper", "options", "runtime")
+    __slots__ = ("_loop", "_reaper", "_spares", "options", "runtime")
 
-    def __init__(self, loop: Loop, reaper: Reaper, runtime: str = "", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        runtime: str = "",
+        options: Sequence[str] = (),
+        spares: Spares | None = None,
+    ) -> None:
         self._loop = loop
         self._reaper = reaper
+        self._spares = spares
         self.runtime = runtime
         self.options = tuple(options)
+
+    def prepare(self, command: str) -> None:
+        """`command` is called soon: have a child ready that has loaded what it needs, if we have spares and it is our runtime."""
+        if self._spares is not None and not self.runtime:
+            self._spares.prepare(command)
 
     def call(
         self,
@@ -99,22 +113,22 @@ class Engine:
                 caught.append(stdin)
             out = stdout if stdout is not None else _catcher("stdout", caught)
             err = stderr if stderr is not None else _catcher("stderr", caught)
-            argv = [*self.options, *words]
-            if self.runtime:
-                pid = spawn(
-                    [self.runtime, *argv], stdin=stdin, stdout=out, stderr=err, cwd=cwd, env=env, pass_fds=pass_fds
-                )
-            else:
-                pid = _fork((stdin, out, err), pass_fds, cwd, env, lambda: _enter(argv))
+            how = (stdin, out, err), pass_fds, cwd, env
+            pid = self._begin(words, *how, lambda status: ended(status, 0))
         except OSError as error:
             _close(caught)
             text = f"start the runtime: {_words(error)}\n".encode()
             self._loop.soon(lambda: done(Answer(1, b"", text)))
             return 0
         has_out, has_err = stdout is None, stderr is None
+        is_over = False
         self._reaper.hold()
 
         def ended(status: int, at_ns: int) -> None:
+            nonlocal is_over
+            if is_over:
+                return  # a spare has said so, and then exited
+            is_over = True
             answer = Answer(
                 status, _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
             )
@@ -125,6 +139,29 @@ class Engine:
                 self._reaper.release()
 
         self._reaper.expect(pid, ended)
+        return pid
+
+    def _begin(
+        self,
+        words: Sequence[str],
+        standard: tuple[int, int, int],
+        pass_fds: Sequence[int],
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        told: Callable[[int], None],
+    ) -> int:
+        argv = [*self.options, *words]
+        if self.runtime:
+            stdin, stdout, stderr = standard
+            argv.insert(0, self.runtime)
+            return spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env, pass_fds=pass_fds)
+        pid = 0
+        if self._spares is not None:
+            pid = self._spares.call(argv, words[0], standard, pass_fds, cwd, env, told)
+        if not pid:
+            pid = _fork(standard, pass_fds, cwd, env, lambda: _enter(argv))
+        if words[0] == "create":
+            self.prepare("start")
         return pid
 
 
@@ -159,6 +196,11 @@ def _fork(
     dies_with_us: bool = True,
 ) -> int:
     """A child that is cut off from us and then runs enter(), of which the result is its exit status."""
+    return fork_child(lambda: _become(standard, pass_fds, cwd, env, enter), dies_with_us=dies_with_us)
+
+
+def fork_child(run: Callable[[], int], *, dies_with_us: bool = True) -> int:
+    """A child with the dispositions of a process that was just started and all signals blocked; run() is its exit status."""
     parent = os.getpid()
     # A signal that comes between the fork and the reset would be written into the loop's pipe, which is ours too.
     before = pthread_sigmask(SIG_BLOCK, _ALL)
@@ -167,7 +209,7 @@ def _fork(
         if pid == 0:
             status = NOT_EXECUTABLE
             try:
-                status = _run(parent if dies_with_us else 0, standard, pass_fds, cwd, env, enter)
+                status = _shed(parent if dies_with_us else 0) or run()
             finally:
                 # Whatever happened: a child must never return into the loop, a second shim on the same descriptors.
                 os._exit(status & 0xFF)
@@ -176,14 +218,8 @@ def _fork(
     return pid
 
 
-def _run(
-    parent: int,
-    standard: tuple[int, int, int],
-    pass_fds: Sequence[int],
-    cwd: str | None,
-    env: Mapping[str, str] | None,
-    enter: Callable[[], int],
-) -> int:
+def _shed(parent: int) -> int:
+    """Give up what was ours. Not 0 where we have ended already."""
     # Garbage of ours stays where it is: looking for it would write to (and so copy) every page of the shim.
     gc.disable()
     set_wakeup_fd(-1)
@@ -193,13 +229,24 @@ def _run(
                 signal(number, SIG_DFL)
         except (OSError, ValueError):
             pass  # SIGKILL and SIGSTOP
+    # our own end must end it, as go-runc's callers have it: half a `create` without a shim is nobody's
+    if parent:
+        kernel.set_parent_death_signal(SIGKILL)
+        if os.getppid() != parent:
+            return 128 + SIGKILL  # we ended before the kernel knew
+    return 0
+
+
+def _become(
+    standard: tuple[int, int, int],
+    pass_fds: Sequence[int],
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    enter: Callable[[], int],
+    kept: list[int] | None = None,
+) -> int:
     try:
-        # our own end must end it, as go-runc's callers have it: half a `create` without a shim is nobody's
-        if parent:
-            kernel.set_parent_death_signal(SIGKILL)
-            if os.getppid() != parent:
-                return 128 + SIGKILL  # we ended before the kernel knew
-        _arrange(standard, pass_fds)
+        _arrange(standard, pass_fds, kept)
         pthread_sigmask(SIG_SETMASK, ())
         if cwd is not None:
             os.chdir(cwd)
@@ -211,21 +258,47 @@ def _run(
     return enter()
 
 
-def _arrange(standard: tuple[int, int, int], pass_fds: Sequence[int]) -> None:
-    """Put descriptors where the program expects them and close all others, but for the open file of our own modules."""
+def be_call(
+    standard: tuple[int, int, int],
+    pass_fds: Sequence[int],
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    argv: list[str],
+    kept: list[int],
+) -> int:
+    """In a child that waited for it (spare.py): what a child of Engine.call() does. `kept`: descriptors, as in _arrange()."""
+    return _become(standard, pass_fds, cwd, env, lambda: _enter(argv), kept)
+
+
+def keep_only(fd: int) -> int:
+    """All signals blocked, /dev/null as 0, 1, 2, and but for the open file of our own modules only `fd`, by the number returned."""
+    pthread_sigmask(SIG_BLOCK, _ALL)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    kept = [fd]
+    _arrange((null, null, null), (), kept)
+    return kept[0]
+
+
+def _arrange(standard: tuple[int, int, int], pass_fds: Sequence[int], kept: list[int] | None = None) -> None:
+    """Put descriptors where the program expects them and close all others, but for the open file of our own modules, and what
+    is in `kept`, which get other numbers; no program that is executed has these.
+    """
+    kept = [] if kept is None else kept
     wanted = (*standard, *pass_fds)
     first_free = len(wanted)
     packed = [finder for finder in sys.meta_path if hasattr(finder, "table") and hasattr(finder, "fd")]
     # first all out of the way: one may have the number that another is to get
     high = [fcntl(fd, F_DUPFD_CLOEXEC, 2 * first_free + 8) for fd in wanted]
-    modules = [fcntl(finder.fd, F_DUPFD_CLOEXEC, 2 * first_free + 8) for finder in packed]
+    ours = [fcntl(fd, F_DUPFD_CLOEXEC, 2 * first_free + 8) for fd in (*kept, *(finder.fd for finder in packed))]
     for number, fd in enumerate(high):
         os.dup2(fd, number)
-    for finder, fd in zip(packed, modules, strict=True):
-        # close-on-exec, so that nothing takes it for the caller's
-        os.dup2(fd, first_free, inheritable=False)
-        finder.fd = first_free
-        first_free += 1
+    for number, fd in enumerate(ours, first_free):
+        os.dup2(fd, number, inheritable=False)
+    for index in range(len(kept)):
+        kept[index] = first_free + index
+    for number, finder in enumerate(packed, first_free + len(kept)):
+        finder.fd = number
+    first_free += len(ours)
     # one system call; the number is for a kernel before 5.9, where it is a loop
     os.closerange(first_free, os.sysconf("SC_OPEN_MAX"))
 

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, NoReturn
 
     from shim.containerd.nursery import Ready
 
@@ -28,7 +28,8 @@ NAME = "io.containerd.pyrunc.v2"
 SOCKET_DIR = "/run/containerd/s"
 #: annotations of config.json by which containers share a shim: containerd's own, then CRI's pod
 GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-_FLAGS = {"namespace", "id", "address", "publish-binary", "bundle", "socket"}
+#: containerd's, and the descriptor of front.c, which waits for what `start` would print
+_FLAGS = {"namespace", "id", "address", "publish-binary", "bundle", "socket", "front"}
 _SWITCHES = {"debug", "v", "info"}
 _SIGKILL = 9
 
@@ -113,17 +114,18 @@ def _start(words: dict[str, str]) -> int:
         path,
         f"{folder}/nursery-{nursery.family(address, program)[:32]}",
     )
+    said = _result(path) if params else f"unix://{path}".encode()
     # 1.6 and 1.7 find the shim by this file when they are restarted, and `delete` its socket
     _write("address", f"unix://{path}")
     listener = sockets.listen(path)
     ready = None
     if listener is not None:
         try:
-            ready = _serve(start, listener, options)
+            ready = _serve(start, listener, options, words.get("front", ""), said)
         except BaseException:
             os.unlink(path)
             raise
-    _print(_result(path) if params else f"unix://{path}".encode())
+    _print(said)
     if ready is not None:
         # containerd reads the address when we have ended: a `start` that is killed before this leaves no shim behind
         ready.go()
@@ -164,8 +166,8 @@ def _group(id_: str) -> str:
         return id_
 
 
-def _serve(start: Start, listener: socket, options: dict[str, Any] | None) -> Ready:
-    """Have a process ready to serve it: forked by a shim of our family, or by us."""
+def _serve(start: Start, listener: socket, options: dict[str, Any] | None, front: str, said: bytes) -> Ready:
+    """Have a process ready to serve it: forked by a shim of our family, or by us; with a `front` we are it, and do not return."""
     from shim.containerd import nursery, placing
 
     cgroup = _shim_cgroup(options)
@@ -186,6 +188,15 @@ def _serve(start: Start, listener: socket, options: dict[str, Any] | None) -> Re
             # it cannot be where it should be: one of our own is
             ready.no()
             ready = None
+    if ready is None and front:
+        if cgroup:
+            placing.move(os.getpid(), cgroup)
+        _adjust_score(os.getpid())
+        from _socket import socket
+
+        connection = socket(fileno=int(front))
+        os.set_inheritable(connection.fileno(), False)
+        _be_server(start, listener, connection, said)
     if ready is None:
         ready = _fork(start, listener)
     listener.close()
@@ -202,25 +213,41 @@ def _serve(start: Start, listener: socket, options: dict[str, Any] | None) -> Re
 def _fork(start: Start, listener: socket) -> Ready:
     from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socketpair
 
-    from shim.containerd.nursery import Ready
+    from shim.containerd import nursery
 
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)
     pid = os.fork()
     if pid == 0:
         try:
             ours.close()
-            # at once: containerd reads the pipe that these are until everybody has closed it
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            for fd in (0, 1, 2):
-                os.dup2(null, fd)
-            from shim.containerd import serving
-
-            serving.begin(start, listener, theirs)
+            _be_server(start, listener, theirs)
         finally:
             # whatever happened: the child must never come back to what `start` does
             os._exit(1)
     theirs.close()
-    return Ready(pid, ours)
+    return nursery.Ready(pid, ours)
+
+
+def _be_server(start: Start, listener: socket, connection: socket, said: bytes | None = None) -> NoReturn:
+    """Serve, when who is at the other end has said so."""
+    from shim.containerd import nursery
+
+    # at once: containerd reads the pipe that these are until everybody has closed it
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.setsid()
+    nursery.wait_or_end(start.socket, connection, said)
+    # from here on nothing changes that a fork of ours has from us
+    spare = None
+    if "NOTIFY_SOCKET" not in os.environ and "SCHED_CORE" not in os.environ:
+        from shim.spare import fork
+
+        # while it loads what `create` needs, we load what the server needs
+        spare = fork("create")
+    from shim.containerd import serving
+
+    serving.begin(start, listener, spare)
 
 
 def _adjust_score(pid: int) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shim.engine import Answer
     from shim.loop import Loop
     from shim.reaper import Reaper
+    from shim.spare import Spares
 
 SIGKILL = 9
 #: what the runtime answers to a kill that comes too late (containerd's pkg/process/utils.go, checkKillError)
@@ -57,6 +58,7 @@ class Container:
         "is_over",
         "is_pausing",
         "options",
+        "prepare",
         "ran_out",
     )
 
@@ -67,6 +69,7 @@ class Container:
         namespace: str,
         request: dict[str, Any],
         log: Callable[[str, str], None],
+        spares: Spares,
     ) -> None:
         self._loop = loop
         self._reaper = reaper
@@ -80,8 +83,10 @@ class Container:
         except ValueError as error:
             raise Fault(INVALID_ARGUMENT, str(error)) from None
         words = runtime_options.words(self.options, namespace, self.bundle)
-        engine = Engine(loop, reaper, runtime_options.binary(self.options), words)
+        engine = Engine(loop, reaper, runtime_options.binary(self.options), words, spares)
         self._calls = Calls(engine, f"{self.bundle}/log.json")
+        #: have it made ready that this command of the runtime is called soon
+        self.prepare: Callable[[str], None] = engine.prepare
         states = RESTORED if request["checkpoint"] else INIT
         self.init = Task(self.id, states, self._streams(request))
         self.execs: dict[str, Task] = {}

@@ -1,10 +1,18 @@
 /*
  * The program that containerd runs: answers `delete` by itself where nothing is left to be deleted, which is after
- * every task that went as it should, and is the shim's Python for everything else.
+ * every task that went as it should, stands in for the shim's Python at `start`, and is it for everything else.
  *
  * containerd waits for `delete` before the client hears that a container is gone, and an interpreter's start is longer
  * than all that there is to be looked at. What is looked at here is what cleaning.py looks at first, in its order;
  * where any of it is there, or is not understood, the Python decides. Nothing is changed here.
+ *
+ * containerd also waits until the process that it starts has exited, and an interpreter's end, or its fork, is as long
+ * as what a shim does at its start. So the interpreter is a child of ours, which becomes the server as it is; we hand
+ * on its answer, and are gone at once.
+ *
+ *     the Python  ---- what is to be printed --->  prints it
+ *                 <--- "go" ---------------------  exits     (without it the other one ends: bootstrap.py)
+ *     exits, where it is not to be the server -->  exits with its status
  */
 
 #include <dirent.h>
@@ -18,6 +26,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -169,6 +178,45 @@ static int is_nothing_left(const struct words *words)
     return are_sockets_clean(words->bundle);
 }
 
+/* Have a child do it, which is told of us by the words "-front FD", and print what it says. Our exit status. */
+static int stand_in(char *launcher, char **argv)
+{
+    int ends[2], count = 0, status;
+    char number[16], text[4096];
+    while (argv[count])
+        count++;
+    char *words[count + 3];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return -1;
+    pid_t pid = fork();
+    if (pid < 0) return -1;
+    if (pid == 0) {
+        int fd = dup(ends[1]); /* the one that exec leaves open */
+        snprintf(number, sizeof number, "%d", fd);
+        words[0] = launcher, words[1] = "-front", words[2] = number;
+        memcpy(words + 3, argv + 1, (size_t)count * sizeof *argv);
+        execv(launcher, words);
+        fprintf(stderr, "containerd-shim-pyrunc-v2: start %s: %s\n", launcher, strerror(errno));
+        _exit(1);
+    }
+    close(ends[1]);
+    ssize_t length;
+    while ((length = recv(ends[0], text, sizeof text, 0)) < 0 && errno == EINTR)
+        ;
+    if (length > 0) {
+        if (write(STDOUT_FILENO, text, (size_t)length) != length) return 1;
+        return send(ends[0], "go", 2, MSG_NOSIGNAL) == 2 ? 0 : 1;
+    }
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR) return 1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Whether the last word is `start`. */
+static int is_start(int argc, char **argv)
+{
+    return argc > 1 && !strcmp(argv[argc - 1], "start");
+}
+
 int main(int argc, char **argv)
 {
     char here[PATH_MAX], launcher[2 * PATH_MAX], folder[PATH_MAX];
@@ -184,6 +232,10 @@ int main(int argc, char **argv)
         if (slash) *slash = 0;
     }
     snprintf(launcher, sizeof launcher, "%s%s", here, LAUNCHER);
+    if (is_start(argc, argv)) {
+        int status = stand_in(launcher, argv);
+        if (status >= 0) return status;
+    }
     argv[0] = launcher;
     execv(launcher, argv);
     fprintf(stderr, "containerd-shim-pyrunc-v2: start %s: %s\n", launcher, strerror(errno));

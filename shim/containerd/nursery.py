@@ -144,12 +144,12 @@ def ask(path: str, words: Sequence[str], environment: dict[bytes, bytes], fds: S
     return None
 
 
-def wait_for_go(connection: socket) -> bytes:
-    """On the new shim's side: say that it is ready. The last word of `start`, b"" where that has ended without one."""
+def wait_for_go(connection: socket, said: bytes | None = None) -> bytes:
+    """On the new shim's side: say `said`, or its pid. The last word of `start`, b"" where that has ended without one."""
     try:
         connection.settimeout(_WORD_S)
         try:
-            connection.send(str(os.getpid()).encode())
+            connection.send(str(os.getpid()).encode() if said is None else said)
         except OSError:
             pass  # it has given up, and may have said so
         try:
@@ -161,6 +161,20 @@ def wait_for_go(connection: socket) -> bytes:
         return b""
     finally:
         connection.close()
+
+
+def wait_or_end(path: str, connection: socket, said: bytes | None = None) -> None:
+    """On the new shim's side: returns when `start` says go; else ends this process, and removes the socket at `path` with it."""
+    word = wait_for_go(connection, said)
+    if word == b"go":
+        return
+    if word != b"no":
+        # it was killed, and could not do it; after a no somebody else serves there
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+    os._exit(0)
 
 
 # -- being asked -------------------------------------------------------------------------------------------------------

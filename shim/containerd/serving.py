@@ -27,6 +27,7 @@ from shim.containerd.ttrpc import Server
 from shim.engine import replace_environment
 from shim.loop import Loop
 from shim.reaper import Reaper
+from shim.spare import Spare, Spares, fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,11 +57,10 @@ _modules = -1
 _MOST = os.sysconf("SC_OPEN_MAX")
 
 
-def begin(start: Start, listener: socket, connection: socket) -> NoReturn:
-    """Be the server, in a new process."""
+def begin(start: Start, listener: socket, spare: Spare | None) -> NoReturn:
+    """Be the server, in a new process that leads its session."""
     status = 1
     try:
-        os.setsid()
         if "NOTIFY_SOCKET" in os.environ:
             replace_environment({name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"})
         if "SCHED_CORE" in os.environ:
@@ -69,12 +69,11 @@ def begin(start: Start, listener: socket, connection: socket) -> NoReturn:
             own_core_cookie()
         _look_around()
         _open_standard()
-        _close_others([listener.fileno(), connection.fileno()])
+        _close_others([listener.fileno(), *([spare.fileno()] if spare is not None else [])])
         _retitle(start)
-        _wait_for_go(start, connection)
         gc.freeze()
         gc.enable()
-        run(start, listener, nursery.open_nursery(start.nursery))
+        run(start, listener, nursery.open_nursery(start.nursery), spare)
         status = 0
     except Exception as error:
         log("error", f"{type(error).__name__}: {error}")
@@ -82,19 +81,20 @@ def begin(start: Start, listener: socket, connection: socket) -> NoReturn:
         os._exit(status)
 
 
-def run(start: Start, listener: socket, nest: socket | None) -> None:
+def run(start: Start, listener: socket, nest: socket | None, spare: Spare | None) -> None:
     """Serve until shut down. In a forked shim this is gone through again, as that one."""
     # What a parent had in hand is kept, untouched: looking for garbage in it, or freeing it, would copy its memory, and give
     # back descriptors whose numbers are somebody else's by then. That it adds up is why generations are counted.
     parents: list[Shim] = []
     while True:
-        shim = Shim(start, listener, nest)
+        shim = Shim(start, listener, nest, spare)
         birth = shim.serve()
         if birth is None:
             return
         parents.append(shim)
         assert nest is not None
         start, listener = _be_born(birth, nest)
+        spare = _spare()
         if len(parents) == _GENERATIONS:
             nest.close()
             nest = None
@@ -119,10 +119,13 @@ class Shim:
         "tasks",
     )
 
-    def __init__(self, start: Start, listener: socket, nest: socket | None) -> None:
+    def __init__(self, start: Start, listener: socket, nest: socket | None, spare: Spare | None) -> None:
         self.start = start
         self.loop = Loop()
         self.reaper = Reaper(self.loop)
+        spares = Spares(self.loop, self.reaper)
+        if spare is not None:
+            spares.adopt(spare)
         self.publisher = Publisher(
             self.loop,
             self.reaper,
@@ -132,7 +135,7 @@ class Shim:
             binary=start.publish_binary,
             log=log,
         )
-        self.tasks = TaskService(self.loop, self.reaper, start.namespace, self.publisher, log, self.shut_down)
+        self.tasks = TaskService(self.loop, self.reaper, start.namespace, self.publisher, log, self.shut_down, spares)
         self.server = Server(self.loop, listener, SERVICES, METHODS, self.tasks, _defect)
         self.listener = listener
         self.nest = nest
@@ -256,23 +259,16 @@ def _be_born(birth: Birth, nest: socket) -> tuple[Start, socket]:
     start = Start(*birth.words)
     _open_standard()
     _retitle(start)
-    _wait_for_go(start, socket(fileno=birth.connection))
+    nursery.wait_or_end(start.socket, socket(fileno=birth.connection))
     pthread_sigmask(SIG_SETMASK, ())
     return start, listener
 
 
-def _wait_for_go(start: Start, connection: socket) -> None:
-    """Ends here where `start` does not say go."""
-    word = nursery.wait_for_go(connection)
-    if word == b"go":
-        return
-    if word != b"no":
-        # it was killed, and could not do it; after a no somebody else serves there
-        try:
-            os.unlink(start.socket)
-        except OSError:
-            pass
-    os._exit(0)
+def _spare() -> Spare | None:
+    try:
+        return fork("create")
+    except OSError:
+        return None  # the create will say so, if it still is so then
 
 
 def _open_standard() -> None:

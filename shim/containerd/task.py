@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shim.containerd.ttrpc import Methods
     from shim.loop import Loop
     from shim.reaper import Reaper
+    from shim.spare import Spares
 
     Values = dict[str, Any]
 
@@ -54,7 +55,18 @@ METHODS: Methods = {
 class TaskService:
     """The containers of this shim. `stop()` is called when the shim has been shut down and may end."""
 
-    __slots__ = ("_creations", "_log", "_loop", "_namespace", "_publish", "_reaper", "_stop", "containers", "emptied")
+    __slots__ = (
+        "_creations",
+        "_log",
+        "_loop",
+        "_namespace",
+        "_publish",
+        "_reaper",
+        "_spares",
+        "_stop",
+        "containers",
+        "emptied",
+    )
 
     def __init__(
         self,
@@ -64,7 +76,9 @@ class TaskService:
         publisher: Publisher,
         log: Callable[[str, str], None],
         stop: Callable[[], None],
+        spares: Spares,
     ) -> None:
+        self._spares = spares
         self._loop = loop
         self._reaper = reaper
         self._namespace = namespace
@@ -96,7 +110,7 @@ class TaskService:
         self.containers[id_] = None
         made = self._creations[id_] = Later()
         try:
-            container = Container(self._loop, self._reaper, self._namespace, request, self._log)
+            container = Container(self._loop, self._reaper, self._namespace, request, self._log, self._spares)
             container.ended = lambda task: self._ended(container, task)
             container.ran_out = lambda: self._publish("/tasks/oom", {"container_id": id_})
             await container.create()
@@ -141,6 +155,10 @@ class TaskService:
                 self._announce(task)
         return {"pid": task.process.pid}
 
+    def _prepare(self, container: Container, command: str) -> None:
+        """After our answer: who has got it calls this next, and needs a moment for it."""
+        self._loop.soon(lambda: container.prepare(command))
+
     def _announce(self, task: Task) -> None:
         """Its end may be told, once the caller has been answered."""
         self._loop.soon(task.is_announced.set)
@@ -157,6 +175,8 @@ class TaskService:
                 "exited_at": timestamp(process.exited_at_ns),
             },
         )
+        if task is container.init:
+            self._prepare(container, "delete")
 
     async def delete(self, request: Values) -> Values:
         """Forget a process that has ended, or never began; init with its container."""
@@ -197,6 +217,7 @@ class TaskService:
         if request["exec_id"] in container.execs or request["exec_id"] == container.id:
             raise Fault(ALREADY_EXISTS, f"id {request['exec_id']}")
         container.add(request)
+        self._prepare(container, "exec")
         self._publish("/tasks/exec-added", {"container_id": container.id, "exec_id": request["exec_id"]})
         return {}
 

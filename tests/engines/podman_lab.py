@@ -24,7 +24,7 @@ from typing import Any
 import images
 import newer
 import pytest
-from lab import Dialogue, Lab, Mark, Result, Running, Terminal, missing, need
+from lab import BUILD, Dialogue, Lab, Mark, Result, Running, Terminal, missing, need
 
 BB = "localhost/bb:latest"
 DEBIAN = "localhost/deb:latest"
@@ -132,8 +132,16 @@ class Machine:
         self.lab, self.runtime, self.home = lab, runtime, lab.dir / "home"
         # Overlays cannot have their upper directory on the lab's own layers; conmon's consoles are in /tmp.
         lab.run("mkdir", "-p", "/var/lib/containers")
+        kept = lab.dir / "kept"
+        kept.mkdir()
+        lab.run("mount", "--bind", BUILD.parent, kept)
         for place, mode in (("/var/lib/containers", "755"), ("/tmp", "1777")):
             lab.run("mount", "-t", "tmpfs", "-o", f"mode={mode}", "podman", place)
+        if BUILD.is_relative_to("/tmp"):
+            # what we are called from is in there
+            lab.run("mkdir", "-p", BUILD.parent)
+            lab.run("mount", "--bind", kept, BUILD.parent)
+        lab.run("umount", kept)
         lab.run("mount", "--make-rshared", "/")
         lab.env["PODMAN_IGNORE_CGROUPSV1_WARNING"] = "1"  # Podman 5 writes it where tests compare what was written
         self.storage, self.prefix = "/var/lib/containers/storage", []

@@ -118,7 +118,7 @@ def main() -> int:
                 module=package,
             )
             place = under(arguments.destdir, arguments.bin) / name
-            if front.exists():
+            if front.exists() and arguments.lib == arguments.bin.parent / "lib/pyrunc":
                 # a program that answers the commonest question itself, and finds the launcher from where it is
                 put(lib / package / name, text.encode(), 0o755)
                 put(place, front.read_bytes(), 0o755)

@@ -3,8 +3,9 @@
     bench_engines.py [--runs 30] [--only SCENARIO]
 
 Each engine runs in a lab of its own (tests/engines/lab.py), without cgroup v2 beside v1, which Debian's crun refuses. "pyrunc"
-is our shim with our runtime, "runc" and "crun" are the engine's own with those. Adds to build/bench.json what bench.py has written
-there, in its form; memory is unique memory (USS), in bytes. An engine that cannot be installed is left out. Needs root.
+is our shim with our runtime, "runc" and "crun" are the engine's own with those; only dockerd of Debian bookworm knows no other
+shim than its own, so that dockerd of trixie is measured too (tests/engines/newer.py). Adds to build/bench.json what bench.py has
+written there, in its form; memory is unique memory (USS), in bytes. An engine that cannot be installed is left out. Needs root.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests/engines"), str(ROOT / "tests/fixtures")]
 
 import images  # noqa: E402 - found through the path above
+import newer  # noqa: E402
 import pytest  # noqa: E402
 from containerd_lab import REACHES, Containerd  # noqa: E402
-from docker_lab import Dockerd  # noqa: E402
+from docker_lab import SHIM, Dockerd  # noqa: E402
 from lab import BUILD, Lab, until  # noqa: E402
 from podman_lab import BB, Machine  # noqa: E402
 
-OURS = BUILD / "bin/pyrunc"
+OURS = newer.binaries() / "pyrunc"
 PEERS = {name: path for name in ("runc", "crun") if (path := shutil.which(name, path="/usr/sbin:/usr/bin"))}
 GIB = 1 << 30
 Samples = dict[str, dict[str, list[float]]]
@@ -47,7 +50,7 @@ def main() -> int:
         if arguments.only and name not in arguments.only:
             continue
         try:
-            with Lab(omit=["unified"]) as lab:
+            with Lab(omit=["unified"], tree=newer.tree()) as lab:
                 samples = measure(lab, arguments.runs)
         except pytest.skip.Exception as error:
             print(f"{name}: left out, {error}")
@@ -56,6 +59,10 @@ def main() -> int:
             report[scenario] = entry(scenario, runtimes)
             show(scenario, report[scenario])
     report_file.write_text(json.dumps(report, indent=1) + "\n")
+    if not newer.wanted() and (not arguments.only or "docker" in arguments.only):
+        # of Debian bookworm's dockerd the shim is always containerd's
+        words = [sys.executable, __file__, "--runs", str(arguments.runs), "--only", "docker"]
+        return subprocess.run(words, env={**os.environ, "ENGINES": newer.RELEASE}, check=False).returncode
     return 0
 
 
@@ -66,7 +73,9 @@ def timed(
     plan = lab.dir / "timing.json"
     plan.write_text(json.dumps({"rounds": runs, "env": env or {}, "commands": commands}))
     script = ROOT / "tests/engines/timing.py"
-    found: dict[str, list[float]] = lab.run(sys.executable, "-I", script, plan, timeout=1800).json()
+    found: dict[str, list[float]] = lab.run(
+        f"/usr/bin/python{newer.PYTHON}" if newer.wanted() else sys.executable, "-I", script, plan, timeout=1800
+    ).json()
     return found
 
 
@@ -144,15 +153,15 @@ def shims(lab: Lab) -> float:
 def docker(lab: Lab, runs: int) -> Samples:
     """docker run with the default runtime and with others by name."""
     runtimes = {name: {"path": path} for name, path in PEERS.items() if name != "runc"}  # which dockerd knows by itself
-    dockerd = Dockerd(
-        lab, OURS, settings={"runtimes": {"pyrunc": {"path": str(OURS)}, **runtimes}, "default-runtime": "pyrunc"}
-    )
+    ours = {"runtimeType": str(SHIM)} if newer.wanted() else {"path": str(OURS)}
+    dockerd = Dockerd(lab, OURS, settings={"runtimes": {"pyrunc": ours, **runtimes}, "default-runtime": "pyrunc"})
     dockerd.load(images.bb())
     commands = {
         name: ["docker", "run", "--rm", *(["--runtime", name] if name != "pyrunc" else []), "bb", "/bin/true"]
         for name in ("pyrunc", *PEERS)
     }
-    samples = {"docker run --rm": timed(lab, runs, commands, dockerd.env)}
+    name = "docker run --rm" + (", our shim as runtimeType" if newer.wanted() else "")
+    samples = {name: timed(lab, runs, commands, dockerd.env)}
     dockerd.close()
     return samples
 

@@ -152,7 +152,7 @@ def _stage() -> None:
     stamp, built = STAGED / ".staged", str((BUILD / ".staged").stat().st_mtime_ns)
     if stamp.exists() and stamp.read_text() == built:
         return
-    lib, launchers = STAGED / "lib", STAGED / "bin"
+    lib, launchers = STAGED / "lib/pyrunc", STAGED / "bin"
     places = ["--lib", str(lib), "--bin", str(launchers), "--kernel", str(BUILD / "kernel"), "--site", str(site)]
     python = f"/usr/bin/python{PYTHON}"
     _must(inside(TREE, python, "-I", str(SOURCE / "stage.py"), *places, "--interpreter", python))

@@ -122,10 +122,12 @@ class Stdin:
 class _Client:
     """One connection. `packets` are those that it has yet to take."""
 
-    __slots__ = ("is_reading", "packets", "sock")
+    __slots__ = ("events", "is_reading", "packets", "sock")
 
     def __init__(self, sock: socket) -> None:
         self.sock = sock
+        #: what the loop watches it for
+        self.events = EPOLLIN
         self.packets: list[bytes] = []
         #: we still read from it: it has not ended its side
         self.is_reading = True
@@ -283,7 +285,10 @@ class Attach:
 
     def _watch(self, client: _Client) -> None:
         events = EPOLLIN if client.is_reading and not self.stdin.pending else 0
-        self.loop.change(client.sock.fileno(), events | (EPOLLOUT if client.packets else 0))
+        events |= EPOLLOUT if client.packets else 0
+        if events != client.events:
+            client.events = events
+            self.loop.change(client.sock.fileno(), events)
 
     def _drop(self, client: _Client) -> None:
         fd = client.sock.fileno()

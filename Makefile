@@ -127,7 +127,7 @@ dist: ## dist/pyrunc-*.tar.gz, the source
 	ls $(HERE)/dist/pyrunc-$$version.tar.gz
 
 clean: ## remove what was built; the virtual environment and the newer engines stay (rm -rf build removes those too)
-	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name trixie ! -name 'trixie.*' ! -name .lock -exec rm -rf {} + 2>/dev/null || true
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name trixie ! -name 'trixie.*' ! -name containerd2 ! -name crio ! -name .lock -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf $(HERE)/dist
 
 # -- running ------------------------------------------------------------------------------------------------------------
@@ -162,9 +162,10 @@ check-root: build ## kernel, cli, attacks (shim): what needs root
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
+# Others are built from Go modules when they are asked for (tests/engines/modules.py).
 ENGINES ?= bookworm trixie
 NEWER ?=
-test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINES=trixie; ENGINE_RUNTIME=/usr/sbin/runc for a comparison
+test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINES=trixie, containerd2 or crio; ENGINE_RUNTIME=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "test-engines needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests

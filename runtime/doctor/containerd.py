@@ -1,7 +1,8 @@
 """containerd: config.toml with its imports, the CRI plugin's runtimes, the shims, the daemon.
 
 Two generations: 1.x reads version 2 of the file and calls the plugin io.containerd.grpc.v1.cri, 2.x reads version 3, where it
-is io.containerd.cri.v1.runtime, and version 2 with the old name still.
+is io.containerd.cri.v1.runtime, version 4, where that is the same, and version 2 with the old name still. In 1.x the runtimes
+of the file replace the built-in one, runc; in 2.x they are added to it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 FILE, SOCKET = "/etc/containerd/config.toml", "/run/containerd/containerd.sock"
 #: version of the file -> name of the plugin in it
-PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
+PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime", 4: "io.containerd.cri.v1.runtime"}
 RUNC_V2, PYRUNC_V2 = "io.containerd.runc.v2", "io.containerd.pyrunc.v2"
 
 
@@ -39,9 +40,13 @@ def check(host: Host, config: str) -> Iterator[Finding]:
         if config:
             raise
         found = settings.Settings()
-        snippet = _snippet(2 if version < (2,) else 3, host, path)
+        snippet = _snippet(2 if version < (2,) else 3, host, path, {})
         yield Finding(
-            ERROR, "engine.containerd.config", path, "not there: containerd knows runc alone to Kubernetes", snippet
+            _for_pods(daemon),
+            "engine.containerd.config",
+            path,
+            "not there: containerd knows runc alone to Kubernetes",
+            snippet,
         )
     else:
         yield Finding(OK, "engine.containerd.config", "configuration", found.shown())
@@ -68,15 +73,19 @@ def _daemons(config: str) -> list[Daemon]:
     return sorted((one for one in found if one.parent not in dockers), key=lambda one: _config_of(one) != FILE)
 
 
-def _snippet(version: int, host: Host, path: str) -> str:
-    name = PLUGINS.get(version, PLUGINS[2])
+def _snippet(version: int, host: Host, path: str, there: dict[str, Any]) -> str:
+    plugin = PLUGINS.get(version, PLUGINS[2])
     restart = entry.restart("containerd", host)
-    table = f"plugins.'{name}'.containerd.runtimes.pyrunc"
+    table = f"plugins.'{plugin}'.containerd.runtimes.pyrunc"
     return f"""put into {path}, below `version = {version}`, then {restart}:
-  [{table}]
+{"" if there else _runc(plugin)}  [{table}]
     runtime_type = "{RUNC_V2}"
     [{table}.options]
       BinaryName = "{entry.beside(entry.RUNTIME)}\""""
+
+
+def _runc(plugin: str) -> str:
+    return f"""  [plugins.'{plugin}'.containerd.runtimes.runc]\n    runtime_type = "{RUNC_V2}"\n"""
 
 
 def _versions(found: Settings, daemon: tuple[int, ...]) -> Iterator[Finding]:
@@ -115,7 +124,8 @@ def _runtimes(host: Host, found: Settings, daemon: Daemon | None, version: tuple
     number = found.get("version") or (2 if version < (2,) else 3)
     plugin = PLUGINS.get(number, PLUGINS[3])
     disabled = {str(name) for name in found.get("disabled_plugins") or ()}
-    if disabled & {"cri", *PLUGINS.values(), "io.containerd.grpc.v1.cri"}:
+    is_off = bool(disabled & {"cri", *PLUGINS.values()})
+    if is_off:
         text = "CRI is in disabled_plugins: ctr, nerdctl and Docker work, Kubernetes does not"
         yield Finding(NOTE, "engine.containerd.cri", "Kubernetes", text)
     runtimes = found.table("plugins", plugin, "containerd", "runtimes")
@@ -123,16 +133,22 @@ def _runtimes(host: Host, found: Settings, daemon: Daemon | None, version: tuple
     if not ours:
         others = ", ".join(runtimes) or "none is configured"
         yield Finding(
-            ERROR,
+            _for_pods(daemon),
             "engine.containerd.runtime",
             "runtimes of CRI",
             f"no pyrunc among them ({others})",
-            _snippet(number, host, found.files[0]),
+            _snippet(number, host, found.files[0], runtimes),
         )
     for name, value in ours.items():
         yield from _runtime(host, name, value, daemon)
     if ours:
-        yield _default(found.text("plugins", plugin, "containerd", "default_runtime_name") or "runc", ours)
+        name = found.text("plugins", plugin, "containerd", "default_runtime_name") or "runc"
+        if name in runtimes or is_off or (name == "runc" and (number >= 3 or version >= (2,))):
+            yield _default(name, ours)
+        else:
+            text = f"{name}, and there is no runtimes.{name}: CRI does not start, and no pod is run"
+            advice = f"add:\n{_runc(plugin)}" if name == "runc" else "name one that is there"
+            yield Finding(ERROR, "engine.containerd.default", "default_runtime_name", text, advice)
 
 
 def _is_ours(name: str, value: dict[str, Any]) -> bool:
@@ -217,6 +233,11 @@ def _shim(what: str, kind: str, path: str, daemon: Daemon | None) -> Iterator[Fi
         yield from entry.program(id_, what, found, name)
     else:
         yield Finding(OK, f"{id_}-path", what, f"{kind} is {found}")
+
+
+def _for_pods(daemon: Daemon | None) -> str:
+    """How bad it is that CRI knows nothing of us: ctr and nerdctl need no more than our shim where containerd looks."""
+    return NOTE if processes.find_program(entry.SHIM, ":".join(_folders(daemon))) else ERROR
 
 
 def _shim_of_ours(found: Settings, daemon: Daemon | None) -> Iterator[Finding]:

@@ -68,7 +68,8 @@ def _snippet(host: Host) -> str:
     return f"""put into {FILE}.d/pyrunc.conf, then {entry.restart("crio", host)}:
   [crio.runtime.runtimes.pyrunc]
   runtime_path = "{entry.beside(entry.RUNTIME)}"
-  runtime_type = "oci\""""
+  runtime_type = "oci"
+  runtime_root = "/run/pyrunc\""""
 
 
 def _runtime(name: str, value: dict[str, Any], daemon: Daemon | None) -> Iterator[Finding]:

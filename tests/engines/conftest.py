@@ -7,7 +7,8 @@ pause_image         images.pause(): the sandbox of a pod
 podman monitored buildah podman_host podman_machine share   Podman in a lab: podman_lab.py
 new_lab             a factory of labs that are closed after the module: `lab = new_lab()`
 
-ENGINES=trixie in the environment runs all of them under that release's engines: newer.py.
+ENGINES=trixie in the environment runs all of them under that release's engines: newer.py; ENGINES=containerd2 those of
+containerd under a newer one yet, ENGINES=crio those of CRI-O: modules.py.
 """
 
 from __future__ import annotations
@@ -19,17 +20,24 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+
+sys.path[:0] = [str(HERE)]
 
 import images  # noqa: E402 - found through the path above
+import modules  # noqa: E402
 import newer  # noqa: E402
 from lab import Lab, missing  # noqa: E402
 from podman_lab import buildah, monitored, podman, podman_host, podman_machine, share  # noqa: E402, F401 - fixtures
 
 
-def pytest_collection_modifyitems() -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # here, where no test's time limit counts
     if newer.wanted():
-        newer.made()  # here, where no test's time limit counts
+        newer.made()
+    if name := modules.wanted():
+        modules.made(name)
+    items[:] = [each for each in items if HERE not in each.path.parents or modules.chosen(each.fixturenames)]
 
 
 @pytest.fixture(scope="session")

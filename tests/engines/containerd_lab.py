@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import modules
 import newer
 import pytest
 from images import Image
-from lab import PATH, Dialogue, Lab, Mark, Result, Running, Terminal, missing, need
+from lab import Dialogue, Lab, Mark, Result, Running, Terminal, missing, need
 
 #: how the runtime is reached -> containerd's name of the shim
 REACHES = {"runc.v2": "io.containerd.runc.v2", "pyrunc.v2": "io.containerd.pyrunc.v2"}
@@ -67,6 +68,10 @@ class Containerd:
     ) -> None:
         need("containerd")
         self.lab, self.runtime = lab, runtime
+        lab.env["PATH"] = modules.path()  # ctr's
+        lab.env["CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS"] = (
+            "1"  # of 2.x, about cgroup v1, where tests compare what was said
+        )
         self.dir = lab.dir / "ctrd"
         self.address = self.dir / "c.sock"
         path = self.dir / "path"
@@ -78,7 +83,7 @@ class Containerd:
         names = ", ".join(f'"io.containerd.{name}"' for name in (*DISABLED, *disabled))
         self.config = self.dir / "config.toml"
         self.config.write_text(CONFIG.format(dir=self.dir, disabled=names, more=more))
-        self.env = {"PATH": f"{path}:{PATH}"}
+        self.env = {"PATH": f"{path}:{modules.path()}"}
         self.daemon: Running = self.start()
 
     def start(self) -> Running:

@@ -213,7 +213,8 @@ class Cri:
     def is_ready(self) -> bool:
         """Whether the engine says that pods can be run."""
         try:
-            return all(each["status"] for each in self("Status")["status"]["conditions"])
+            conditions = {each["type"]: each["status"] for each in self("Status")["status"]["conditions"]}
+            return conditions["RuntimeReady"] and conditions["NetworkReady"]  # others are opinions, as of cgroup v1
         except CriError:  # "server is not initialized yet"
             return False
 

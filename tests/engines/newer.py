@@ -23,7 +23,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from packages import BUILD, SOURCE, inside, install, logged  # noqa: E402 - found through the path above
+from modules import MODULES  # noqa: E402 - found through the path above
+from packages import BUILD, SOURCE, inside, install, logged  # noqa: E402
 from processes import missing  # noqa: E402
 
 RELEASE = "trixie"
@@ -49,8 +50,8 @@ class Unavailable(Exception):
 def wanted() -> bool:
     """Whether this session is about the newer engines."""
     engines = os.environ.get("ENGINES") or "bookworm"
-    if engines not in ("bookworm", RELEASE):
-        sys.exit(f"ENGINES={engines}: bookworm (the machine's own) or {RELEASE}")
+    if engines not in ("bookworm", RELEASE, *MODULES):
+        sys.exit(f"ENGINES={engines}: bookworm (the machine's own), {RELEASE}, {' or '.join(MODULES)}")
     return engines == RELEASE
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mkrootfs
+import modules
 import newer
 import pytest
 from conftest import needs_checkpoint
@@ -293,6 +294,9 @@ def test_run_cni(ctr: Ctr) -> None:
     place = ctr.lab.root / "etc/cni/net.d"
     place.mkdir(parents=True, exist_ok=True)
     (place / "10-of-test.conflist").write_text(json.dumps(CNI))
+    if modules.wanted():  # Debian's ctr knows where Debian has them
+        ctr.lab.run("mkdir", "-p", "/opt/cni")
+        ctr.lab.run("ln", "-sfn", "/usr/lib/cni", "/opt/cni/bin")
     try:
         found = ctr.run("--rm", "--cni", BB, ctr.id(), "sh", "-c", "ip addr show eth0; ping -c 1 10.123.0.1").out
         assert "10.123.0." in found and "1 packets received" in found
@@ -514,9 +518,14 @@ def test_events(ctr: Ctr, events: Callable[[str], list[str]]) -> None:
     id_ = ctr.detached_bb("sleep", "1000")
     ctr.exec(id_, "true")
     ctr.remove(id_)
-    until(lambda: "/containers/delete" in events(id_), "the last event")
+    until(lambda: {"/containers/delete", "/tasks/delete"} <= {*events(id_)}, "the last event")
     started = ["/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"]
-    assert [topic for topic in events(id_) if topic.startswith("/tasks")] == [*started, "/tasks/exit", "/tasks/delete"]
+    until(lambda: events(id_).count("/tasks/exit") == 2, "both ends")
+    found = [topic for topic in events(id_) if topic.startswith("/tasks")]
+    if modules.wanted() and ctr.reach == "runc.v2":  # its events may overtake each other
+        assert sorted(found) == sorted([*started, "/tasks/exit", "/tasks/delete"])
+    else:
+        assert found == [*started, "/tasks/exit", "/tasks/delete"]
 
 
 def test_oom_event(ctr: Ctr, events: Callable[[str], list[str]]) -> None:
@@ -591,6 +600,8 @@ def test_runtime_v1_shim(ctr_runc_v2: Ctr) -> None:
 
 
 def test_runtime_v1_linux(ctr_runc_v2: Ctr) -> None:
+    if modules.wanted():
+        missing("a containerd that knows shims of before version 2")
     ctr = ctr_runc_v2
     assert (
         ctr("run", "--rm", "--runtime", "io.containerd.runtime.v1.linux", BB, ctr.id("v"), "echo", "old").out == "old\n"

@@ -104,6 +104,33 @@ def test_the_advice_can_be_pasted(tmp_path: Path) -> None:
     assert "runtime" not in found and "plugin" not in found and found["default"] == NOTE
 
 
+@pytest.mark.parametrize(
+    ("version", "plugin", "daemon", "severity"),
+    [
+        (2, OLD, (1, 6), ERROR),
+        (2, OLD, (1, 7), ERROR),
+        (2, OLD, (2, 0), NOTE),
+        (3, NEW, (2, 4), NOTE),
+        (3, NEW, (), NOTE),
+    ],
+)
+def test_the_built_in_runc_is_replaced(
+    tmp_path: Path, version: int, plugin: str, daemon: tuple[int, ...], severity: str
+) -> None:
+    """containerd 1.x: "no corresponding runtime configured in containerd.runtimes for default_runtime_name = runc"."""
+    path = config(tmp_path / "config.toml", version, plugin)
+
+    def default() -> Finding:
+        found = settings.containerd(str(path), joins=False)
+        host = Host.from_facts(dict(PLAIN))
+        return by_id(containerd._runtimes(host, found, None, daemon))["engine.containerd.default"]
+
+    assert default().severity == severity
+    if severity == ERROR:
+        path.write_text(path.read_text() + default().advice.removeprefix("add:\n"))
+        assert default().severity == NOTE
+
+
 @pytest.mark.parametrize(("facts", "wanted"), [(PLAIN, ERROR), ({**SYSTEMD, "cgroup_mode": "v1"}, None)])
 def test_systemd_is_asked_for(tmp_path: Path, facts: dict[str, object], wanted: str | None) -> None:
     from runtime.doctor import cgroups

@@ -6,6 +6,8 @@ exec. The pidfd is opened and its start time confirmed before anything else, so 
 
 from __future__ import annotations
 
+from errno import EBUSY
+
 from runtime import cgroups, foreground, identity, inherited, lifecycle, planner, seccomp, status, steps
 from runtime import system as os
 from runtime.errors import Error, KernelError, StatusError
@@ -45,6 +47,7 @@ class Joining:
         check_user(self.config, process, entry.id)
         self.host = Host()
         self.cgroup = cgroups.from_state(self.saved["cgroup"], self.host)
+        self.sub_cgroups: list[str] = []
         self.filter = seccomp.prepare((self.config.get("linux") or {}).get("seccomp") or {}, self.host, ctx.cache_dir)
         self.plan = self._plan()
         self.init_fd = identity.open_process(pid, self.saved["start_time"])
@@ -52,6 +55,8 @@ class Joining:
             raise StatusError("cannot exec in a stopped container", code="status")
 
     def _plan(self) -> Plan:
+        asked = getattr(self.options, "cgroup", None) or []
+        self.sub_cgroups = sub_cgroups = asked or cgroups.of_init(self.cgroup, self.saved["pid"])
         request = planner.Request()
         request.id = self.entry.id
         request.bundle = self.saved["bundle"]
@@ -60,7 +65,6 @@ class Joining:
         request.host = self.host
         request.rootfs = self.saved["rootfs"]
         request.cgroup_steps = []
-        sub_cgroups = getattr(self.options, "cgroup", None) or []
         request.join_steps = self.cgroup.join_steps(sub_cgroups)
         request.self_join_steps = self.cgroup.self_join_steps(sub_cgroups)
         request.clone_into = self.cgroup.clone_into(sub_cgroups)
@@ -77,6 +81,19 @@ class Joining:
 
     def go(self) -> Launch:
         """Launch, answer until the program runs; nothing is left of a process that did not get there."""
+        try:
+            return self._go()
+        except Error as error:
+            before = self.sub_cgroups
+            if error.record.get("errno") != EBUSY or self.is_ready:
+                raise
+            self.plan = self._plan()
+            if self.sub_cgroups == before:
+                raise
+        # at this very moment the container has begun to pass controllers on: see cgroups.of_init
+        return self._go()
+
+    def _go(self) -> Launch:
         doers: dict[str, Doer] = {
             "write": self._write,
             "rlimit": self._rlimit,
@@ -110,6 +127,8 @@ class Joining:
         return KernelError(f"the process ended early with {words_for_status(wait_status)}", 32)
 
     def _on_pid(self, pid: int) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)  # of an attempt before this one
         self.pidfd = os.pidfd_open(pid)
 
     def _write(self, step: Step, launch: Launch, given: int) -> int:

@@ -3,8 +3,8 @@
     v1   an eventfd that is registered with memory.oom_control (cgroup-v1/memory.rst, section 10)
     v2   memory.events, which becomes ready with EPOLLPRI when it changes (kernfs); its count oom_kill tells what happened
 
-Both wake up too when the cgroup is removed, which is no such event. An end that follows from it may be known before the loop
-comes to this: check() looks at once, so that the one can be told before the other.
+v1 wakes up too when the cgroup is removed, which is no such event; v2 does not, and tells only who looks. An end that follows from
+such a kill may be known before the loop comes to this: check() looks at once, so that the one can be told before the other.
 """
 
 from __future__ import annotations

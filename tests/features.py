@@ -51,6 +51,24 @@ def _v1(file: str) -> bool:
     return False
 
 
+def _v2(file: str) -> bool:
+    """Whether cgroup v2 has the file in a cgroup below its root, once the controller is enabled there."""
+    top = Path("/sys/fs/cgroup")
+    controller = file.partition(".")[0]
+    if controller not in text(f"{top}/cgroup.controllers").split():
+        return False
+    new = top / f"probe-{os.getpid()}"
+    try:
+        (top / "cgroup.subtree_control").write_text(f"+{controller}")
+        new.mkdir()
+    except OSError:
+        return False
+    try:
+        return (new / file).exists()
+    finally:
+        new.rmdir()
+
+
 def _idmapped(directory: str) -> bool:
     """Whether the file system of `directory` can be mounted with an id mapping (mount_setattr(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -136,7 +154,9 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "cgroup-v1": lambda: os.path.exists("/sys/fs/cgroup") and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     "cgroup-v2": lambda: os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     "cgroup-hybrid": lambda: os.path.ismount("/sys/fs/cgroup/unified"),
+    "cgroup-unified": lambda: has("cgroup-v2") or has("cgroup-hybrid"),
     "blkio-weight-v1": lambda: _v1("blkio.weight") or _v1("blkio.bfq.weight"),
+    "blkio-leaf-weight-v1": lambda: _v1("blkio.leaf_weight"),
     "blkio-throttle-v1": lambda: _v1("blkio.throttle.read_bps_device"),
     "cpu-bandwidth-v1": lambda: _v1("cpu.cfs_quota_us"),
     "cpu-rt-v1": lambda: _v1("cpu.rt_runtime_us"),
@@ -145,6 +165,10 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "net_cls-v1": lambda: _v1("net_cls.classid"),
     "net_prio-v1": lambda: _v1("net_prio.ifpriomap"),
     "rdma-v1": lambda: _v1("rdma.max"),
+    "hugetlb-v2": lambda: _v2("hugetlb.2MB.max"),
+    "io-bfq-weight-v2": lambda: _v2("io.bfq.weight"),
+    "io-max-v2": lambda: _v2("io.max"),
+    "memory-swap-v2": lambda: _v2("memory.swap.max"),
     "time-namespace": lambda: os.path.exists("/proc/self/ns/time"),
     "user-namespace": lambda: _makes("unshare", "-U", "true"),
     "idmapped-mount": lambda: _idmapped(tempfile.gettempdir()),

@@ -2,6 +2,7 @@
 
     choose(config, id, host, systemd, manager) -> Cgroup      for a container to be
     from_state(saved, host) -> Cgroup                         for one that is there
+    of_init(cgroup, pid) -> [":/sub"]                         where in it a further process goes
 
 Both answer an object with the same methods (`fs.Cgroup`, or `NoCgroup` where there is none). Nothing is made here.
 """
@@ -9,7 +10,7 @@ Both answer an object with the same methods (`fs.Cgroup`, or `NoCgroup` where th
 from __future__ import annotations
 
 from runtime import system as os
-from runtime.cgroups import fs
+from runtime.cgroups import fs, walk
 from runtime.errors import CgroupError, ConfigError, StateError, Unsupported, UsageError
 
 TYPE_CHECKING = False
@@ -54,6 +55,21 @@ def from_state(saved: dict[str, Any], host: Any) -> Cgroup | NoCgroup:
         if type(path) is not str or path.count("/") < 2 or path != os.path.normpath(path) or path[0] != "/":
             raise StateError(f"the state file names no cgroup that can be the container's: {path!r}")
     return fs.Cgroup(saved["version"], paths, host)
+
+
+def of_init(cgroup: Cgroup | NoCgroup, pid: int) -> list[str]:
+    """Where below the container's cgroup a further process joins, as exec's --cgroup would say it; empty for the cgroup itself.
+
+    On v2 a cgroup that passes controllers on may hold no process (cgroups(7), no internal processes). A service manager in
+    the container makes its own so, after it has moved itself and all others into cgroups below: then it is that of init.
+    """
+    own = cgroup.paths.get("", "")
+    if own and walk.text(f"{own}/cgroup.subtree_control").strip():
+        for line in walk.text(f"/proc/{pid}/cgroup").splitlines():
+            path = _joined(cgroup.host.cgroup_unified, line[3:]) if line.startswith("0::") else ""  # type: ignore[union-attr]
+            if path.startswith(own + "/"):
+                return [f":{path[len(own) :]}"]
+    return []
 
 
 def is_late(step: Step) -> bool:

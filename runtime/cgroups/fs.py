@@ -10,7 +10,7 @@ descriptor, bounded in depth and number, and nothing there is ever done but to r
 from __future__ import annotations
 
 import time
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM, EROFS
+from errno import EBUSY, EINVAL, ENODEV, ENOENT, EROFS
 
 from runtime import system as os
 from runtime.cgroups import walk
@@ -32,7 +32,7 @@ _JOIN_FIRST = ("memory", "pids", "cpuset", "cpu", "devices", "freezer")
 class Cgroup:
     """The cgroup of one container: `paths` is a directory for each v1 controller, or a single one under "" on v2."""
 
-    __slots__ = ("version", "paths", "host", "is_foreign", "made", "created_parents", "warnings", "_limit")
+    __slots__ = ("version", "paths", "host", "is_foreign", "made", "created_parents", "warnings", "asked", "_limit")
 
     def __init__(self, version: int, paths: dict[str, str], host: Any = None) -> None:
         self.version = version
@@ -44,6 +44,8 @@ class Cgroup:
         self.made: list[str] = []
         self.created_parents: list[str] = []
         self.warnings: list[str] = []
+        #: linux.resources, for errors: which property a write comes from
+        self.asked: dict[str, Any] = {}
         self._limit = 0
 
     # -- what it is --------------------------------------------------------------------------------------------------------
@@ -145,18 +147,9 @@ class Cgroup:
 
     def why(self, path: str, value: str, error: OSError) -> CgroupError | Unsupported:
         """The error to raise for a write that the kernel refused."""
-        folder, _, file = path.rpartition("/")
-        if error.errno == EBUSY and file == "memory.limit_in_bytes":
-            usage, peak = (walk.number(f"{folder}/memory.{name}_in_bytes") for name in ("usage", "max_usage"))
-            return CgroupError(f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})")
-        if error.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
-            return Unsupported(f'write "{value}" to {path}: this kernel or this cgroup has no {file}')
-        if error.errno == EOPNOTSUPP and self.version == 2:
-            kind = walk.text(f"{folder}/cgroup.type").strip()
-            return CgroupError(
-                f'write "{value}" to {path}: the cgroup is "{kind}": a cgroup above holds processes itself'
-            )
-        return failed(f'write "{value}" to {path}', error)
+        from runtime.cgroups import refused
+
+        return refused.error(self, path, value, error)
 
     # -- joining it --------------------------------------------------------------------------------------------------------
 
@@ -225,16 +218,8 @@ class Cgroup:
         main = self.main()
         if walk.is_root(main, self.version):
             raise CgroupError(f"{main} is the root of a hierarchy and no container's cgroup")
-        if signal == 9 and self.version == 2:
-            try:
-                write(f"{main}/cgroup.kill", "1")
-                return
-            except FileNotFoundError:
-                if not os.path.isdir(main):
-                    return
-            except OSError as error:
-                if error.errno == ENODEV:
-                    return
+        if signal == 9 and walk.kill(main):
+            return
         freezer = self.place("freezer")
         was_frozen = self.is_frozen()
         if freezer and not was_frozen:
@@ -328,7 +313,8 @@ class Cgroup:
             for path in list(left):
                 if walk.is_root(path, self.version):
                     raise CgroupError(f"{path} is the root of a hierarchy and no container's cgroup")
-                walk.signal(path, 9)
+                if not walk.kill(path):
+                    walk.signal(path, 9)
                 if path == self.place("freezer"):
                     walk.thaw(path, self.version)  # v1: what the container froze itself does not die either
                 error = walk.remove(path)
@@ -355,11 +341,11 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def failed(attempt: str, error: OSError, detail: str = "") -> CgroupError:
+def failed(attempt: str, error: OSError, detail: str = "", where: str = "") -> CgroupError:
     """What was attempted, and the kernel's words without their capital, by which callers know them."""
     words = os.strerror(error.errno or 0)
-    text = f"{attempt}: {words[:1].lower()}{words[1:]}"
-    return CgroupError(f"{text} ({detail})" if detail else text, errno=error.errno or 0)
+    text = f"{attempt}: {words[:1].lower()}{words[1:]}{f' ({detail})' if detail else ''}{where}"
+    return CgroupError(text, errno=error.errno or 0)
 
 
 def attach_devices(path: str, program: bytes) -> None:

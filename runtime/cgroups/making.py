@@ -5,15 +5,17 @@ write          write a value to a file
 write-either   write to the first of two files that is there (`a|b`), each with a value of its own
 write?missing  write, unless the kernel has no such file
 write?denied   write, or warn that we may not (without root)
+cpuset         v2: write CPUs or memory nodes, and see that the cgroup has got them
 inherit        v1 cpuset: take CPUs and memory nodes over from the cgroup above where there are none
 enable         v2: let the cgroups below have controllers, as far as the cgroup has them itself
+threaded       v2: where the cgroup above is threaded, be so too: it could take no process otherwise
 devices        v2: attach a program that decides on devices
 delegate       v2: give the cgroup to the container's user
 """
 
 from __future__ import annotations
 
-from errno import EACCES, EPERM
+from errno import EACCES, EINVAL, EPERM
 
 from runtime import system as os
 from runtime.cgroups import devices, fs, resources, walk
@@ -44,6 +46,7 @@ _PROPERTIES = {
 def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
     """The memory limit, and all steps up to where a process may join; raises where a limit has nowhere to go."""
     wanted = (config.get("linux") or {}).get("resources") or {}
+    cgroup.asked = wanted
     cgroup.warnings += resources.ignored(wanted)
     wanted_limits = limits(cgroup, resources.writes(cgroup.version, wanted, cgroup.host))
     # The one that tells whether the cgroup is another container's must come first: before it nothing has been changed.
@@ -52,14 +55,17 @@ def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
     found += [("mkdir", path, "") for path in cgroup.directories() if path != main]
     if cgroup.version == 2:
         # from the top: a controller can be enabled where the cgroup above has enabled it
-        found += [("enable", path, controllers(cgroup.host)) for path in _above(main, cgroup.host.cgroup_unified)]
+        above = _above(main, cgroup.host.cgroup_unified)
+        found += [("enable", path, controllers(cgroup.host)) for path in above]
+        if len(above) > 1:  # the root is never threaded
+            found.append(("threaded", main, ""))
     found += [step for step in wanted_limits if "/cpuset." in step[1]]
     if cgroup.version == 1 and "cpuset" in cgroup.paths:
         # after the configured CPUs, which may be exclusive and not the parent's; before any process joins
         found.append(("inherit", cgroup.paths["cpuset"], ""))
     found += [step for step in wanted_limits if "/cpuset." not in step[1]]
     # The longest part last: in a plan, what follows the limits is the device rules.
-    found += _device_steps(cgroup, wanted.get("devices"))
+    found += device_steps(cgroup, wanted.get("devices"))
     if cgroup.version == 2:
         uid = _owner(config)
         if uid is not None:
@@ -83,7 +89,7 @@ def _place(cgroup: Cgroup, write: tuple[str, str, str]) -> Step:
             why = "container could not join or create cgroup"
         asked = _PROPERTIES.get(controller, "unified")
         raise Unsupported(f"cannot set {controller} limit: {why} (linux.resources.{asked})")
-    kind = "write"
+    kind = "cpuset" if cgroup.version == 2 and file in ("cpuset.cpus", "cpuset.mems") else "write"
     if resources.EITHER in file:
         kind = "write-either"
     elif file.endswith(resources.OPTIONAL):
@@ -105,7 +111,8 @@ def _above(path: str, top: str) -> list[str]:
     return out
 
 
-def _device_steps(cgroup: Cgroup, rules: list[dict[str, Any]] | None) -> list[Step]:
+def device_steps(cgroup: Cgroup, rules: list[dict[str, Any]] | None) -> list[Step]:
+    """What brings a new cgroup, on v2 also one in use, to the device rules."""
     what = devices.state(rules)
     # Without root there is nothing to be protected: whoever starts the container has the same access as it will have.
     may_fail = "?denied" if cgroup.host.is_rootless else ""
@@ -141,10 +148,10 @@ def below(cgroup: Cgroup, sub_cgroups: list[str] | tuple[str, ...]) -> dict[str,
     out = dict(cgroup.paths)
     seen: set[str] = set()
     for word in sub_cgroups:
-        names, colon, path = word.rpartition(":")
+        names, colon, path = word.partition(":") if ":" in word else ("", "", word)
         if ".." in path.split("/"):
             raise UsageError(f'bad sub cgroup path: "{path}" leads out of the container\'s cgroup')
-        if colon and cgroup.version == 2:
+        if names and cgroup.version == 2:
             raise UsageError(f'--cgroup "{word}": cgroup v2 has no controllers to choose from')
         if not colon and len(sub_cgroups) > 1:
             raise UsageError(f'--cgroup "{word}": of several, each needs a controller')
@@ -167,8 +174,11 @@ def _write_either(cgroup: Cgroup, target: str, value: str) -> None:
         if os.path.exists(f"{folder}/{file}"):
             cgroup.write(f"{folder}/{file}", text)
             return
+    from runtime.cgroups import refused
+
     names = " nor ".join(file for file, _ in choices)
-    raise Unsupported(f"cannot set a limit in {folder}: this kernel has neither {names}")
+    why = refused.missing(cgroup, folder, choices[-1][0])
+    raise Unsupported(f"cannot set a limit in {folder}: it has neither {names}: {why}")
 
 
 def _write_if_there(cgroup: Cgroup, target: str, value: str) -> None:
@@ -183,6 +193,31 @@ def _write_if_allowed(cgroup: Cgroup, target: str, value: str) -> None:
         if error.errno not in (EPERM, EACCES):
             raise cgroup.why(target, value, error) from None
         cgroup.warnings.append(f'write "{value}" to {target}: not permitted without root, ignoring')
+
+
+def _cpuset(cgroup: Cgroup, target: str, value: str) -> None:
+    old = walk.text(target)
+    cgroup.write(target, value)
+    if not set(value) <= set("0123456789,-"):
+        return  # the kernel knows more words (bitmap_parselist(9)): those who use them know it
+    # cgroup v2 takes any, and gives what the cgroup above has where that is none of them (cgroup-v2.rst, cpuset.cpus.effective)
+    asked, got = _numbers(value), _numbers(walk.text(f"{target}.effective"))
+    if not got <= asked:
+        fs.write(target, old)
+        raise cgroup.why(target, value, OSError(EINVAL, ""))
+    if got < asked:
+        lacking = ",".join(str(number) for number in sorted(asked - got))
+        cgroup.warnings.append(f'write "{value}" to {target}: {lacking} cannot be had from the cgroup above, ignoring')
+
+
+def _numbers(words: str) -> set[int]:
+    """The numbers of a list such as 0-3,7."""
+    found: set[int] = set()
+    for word in words.strip().split(","):
+        first, _, last = word.partition("-")
+        if first:
+            found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _inherit(cgroup: Cgroup, target: str, value: str) -> None:
@@ -207,6 +242,17 @@ def _enable(cgroup: Cgroup, target: str, value: str) -> None:
                 fs.write(path, "+" + name)
             except OSError:
                 pass
+
+
+def _threaded(cgroup: Cgroup, target: str, value: str) -> None:
+    if walk.text(f"{target}/cgroup.type").strip() != "domain invalid":
+        return
+    for path in _above(target, cgroup.host.cgroup_unified):
+        if walk.text(f"{path}/cgroup.type").strip() == "domain invalid":
+            cgroup.write(f"{path}/cgroup.type", "threaded")
+            # what was refused before: of controllers of threads it is possible now
+            _enable(cgroup, path, controllers(cgroup.host))
+    cgroup.write(f"{target}/cgroup.type", "threaded")
 
 
 def _devices(cgroup: Cgroup, target: str, value: str) -> None:
@@ -241,8 +287,10 @@ RUN: dict[str, Callable[[Cgroup, str, str], None]] = {
     "write-either": _write_either,
     "write?missing": _write_if_there,
     "write?denied": _write_if_allowed,
+    "cpuset": _cpuset,
     "inherit": _inherit,
     "enable": _enable,
+    "threaded": _threaded,
     "devices": _devices,
     "devices?denied": _devices_if_allowed,
     "delegate": _delegate,

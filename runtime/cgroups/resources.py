@@ -282,10 +282,13 @@ def merged(before: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     out = dict(before)
     for name, value in changed.items():
         if name == "devices":
-            continue  # containerd sends "deny all" along with every update; what create allowed stays allowed
+            continue  # see updating, which alone knows whether rules can be replaced
         if type(value) is dict:
             old = before.get(name) or {}
             out[name] = {**old, **{key: new for key, new in value.items() if _says_something(name, key, new)}}
+            if name == "memory" and value.get("limit") == -1 and not value.get("swap"):
+                # no limit of memory any more, and none of memory and swap together either, which would still be one
+                out[name].pop("swap", None)
         elif value:
             out[name] = value
     return out

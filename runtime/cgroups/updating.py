@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import EINVAL
 
 from runtime import system as os
-from runtime.cgroups import making, resources, walk
+from runtime.cgroups import devices, making, resources, walk
 from runtime.errors import CgroupError, Error
 
 TYPE_CHECKING = False
@@ -25,16 +25,30 @@ def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str,
     """Put the limits of `changed` in force; the resources that the container has then."""
     after = resources.merged(before, changed)
     found = resources.writes(cgroup.version, after, changed=changed)
-    if not found:
+    rules = _device_rules(cgroup, changed)
+    if not found and not rules:
         return after
     if not cgroup.paths:
         cgroup.steps({"linux": {"resources": after}})  # raises, with the reason why there is no cgroup
         return after
+    cgroup.asked = changed  # type: ignore[union-attr]
     cgroup.warnings += resources.ignored(changed)
     limits = making.limits(cgroup, found)  # type: ignore[arg-type]
     _check_memory(cgroup, after.get("memory") or {}, changed.get("memory") or {})
-    _apply(cgroup, limits)  # type: ignore[arg-type]
+    if rules:
+        after["devices"] = rules
+        limits += making.device_steps(cgroup, rules)  # type: ignore[arg-type]
+    _apply(cgroup, limits, before.get("devices"))  # type: ignore[arg-type]
     return after
+
+
+def _device_rules(cgroup: Cgroup | NoCgroup, changed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The device rules to put in place of those in force. Only v2 can do that while processes are about to use a device.
+
+    A list that allows nothing is what engines send along with whatever is to be changed: what create allowed stays allowed.
+    """
+    rules: list[dict[str, Any]] = changed.get("devices") or []
+    return rules if cgroup.version == 2 and any(rule.get("allow") for rule in rules) else []
 
 
 def _check_memory(cgroup: Any, memory: dict[str, Any], changed: dict[str, Any]) -> None:
@@ -48,14 +62,14 @@ def _check_memory(cgroup: Any, memory: dict[str, Any], changed: dict[str, Any]) 
         raise CgroupError(f"unable to set memory limit to {limit} (current usage: {usage}, checkBeforeUpdate)")
 
 
-def _apply(cgroup: Cgroup, steps: list[Step]) -> None:
-    undo: list[tuple[str, str]] = []
+def _apply(cgroup: Cgroup, steps: list[Step], rules: list[dict[str, Any]] | None) -> None:
+    undo: list[Step] = []
     try:
         while steps:
             put_off: list[Step] = []
             why: Error | None = None
             for step in steps:
-                old = _in_force(step)
+                old = _in_force(step, rules)
                 try:
                     cgroup.run(step)
                 except CgroupError as error:
@@ -69,22 +83,24 @@ def _apply(cgroup: Cgroup, steps: list[Step]) -> None:
                 raise why
             steps = put_off
     except Error:
-        for path, value in reversed(undo):
+        for step in reversed(undo):
             try:
-                cgroup.write(path, value)
+                cgroup.run(step)
             except Error as error:
                 cgroup.warnings.append(f"put back the old limit: {error}")
         raise
 
 
-def _in_force(step: Step) -> list[tuple[str, str]]:
-    """What to write to have again what a step replaces."""
-    _, target, value = step
+def _in_force(step: Step, rules: list[dict[str, Any]] | None) -> list[Step]:
+    """What to do to have again what a step replaces."""
+    kind, target, value = step
+    if kind.startswith("devices"):
+        return [(kind, target, devices.text(devices.state(rules)))]
     folder, _, files = target.rpartition("/")
     for file in files.split(resources.EITHER):
         path = f"{folder}/{file}"
         if os.path.exists(path):
-            return [(path, _old(walk.text(path), value.split(resources.EITHER)[0]))]
+            return [("write", path, _old(walk.text(path), value.split(resources.EITHER)[0]))]
     return []
 
 

@@ -67,15 +67,36 @@ def pids(path: str) -> list[int]:
 
 
 def _procs(fd: int) -> list[int]:
-    for name in ("cgroup.procs", "cgroup.threads"):
-        try:
-            return [int(word) for word in _read(name, fd).split()]
-        except OSError as error:
-            if error.errno in (ENOENT, ENODEV):
-                return []
-            if error.errno != EOPNOTSUPP:  # of a threaded cgroup: the threads are listed instead
-                raise
-    return []
+    try:
+        return [int(word) for word in _read("cgroup.procs", fd).split()]
+    except OSError as error:
+        if error.errno in (ENOENT, ENODEV):
+            return []
+        if error.errno != EOPNOTSUPP:
+            raise
+    # of a threaded cgroup only the threads are listed
+    try:
+        threads = _read("cgroup.threads", fd).split()
+    except OSError as error:
+        if error.errno in (ENOENT, ENODEV):
+            return []
+        raise
+    return [pid for word in threads if (pid := value(f"/proc/{int(word)}/status", "Tgid:")) > 0]
+
+
+def kill(path: str) -> bool:
+    """Kill everything in a v2 cgroup and below it in one go, which no fork gets away from; whether the kernel can do that."""
+    try:
+        fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return not os.path.isdir(path)
+    try:
+        os.write(fd, b"1")
+    except OSError as error:
+        return error.errno == ENODEV  # removed meanwhile; EOPNOTSUPP where it is threaded
+    finally:
+        os.close(fd)
+    return True
 
 
 def signal(path: str, number: int) -> None:
@@ -225,7 +246,7 @@ def number(path: str) -> int:
 def value(path: str, key: str) -> int:
     """The number beside a key in a file of `key number` lines; 0 if there is none."""
     for line in text(path).splitlines():
-        name, _, word = line.partition(" ")
+        name, _, word = line.replace("\t", " ").partition(" ")
         if name == key and word.isascii() and word.isdigit():
             return int(word)
     return 0

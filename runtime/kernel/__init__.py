@@ -128,7 +128,7 @@ def bpf_prog_load(program: bytes) -> int:
 
 
 def bpf_prog_attach(cgroup_fd: int, prog_fd: int) -> None:
-    """Have a device program decide for a cgroup, besides those that do already."""
+    """Have a device program alone decide for a cgroup; one that did before is replaced in a single step."""
     _checked((_lib or _load()).pyrunc_bpf_prog_attach(cgroup_fd, prog_fd))
 
 

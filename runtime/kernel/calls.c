@@ -238,7 +238,7 @@ int pyrunc_bpf_prog_load(const char *program, size_t length)
     return (int)fd;
 }
 
-int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd)
+static long attach_device_program(int cgroup_fd, int program_fd, int replaced_fd)
 {
     union bpf_attr attr;
     memset(&attr, 0, sizeof(attr));
@@ -246,7 +246,63 @@ int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd)
     attr.attach_bpf_fd = (uint32_t)program_fd;
     attr.attach_type = BPF_CGROUP_DEVICE;
     attr.attach_flags = BPF_F_ALLOW_MULTI;
-    return (int)error_or(syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof(attr)));
+    if (replaced_fd >= 0) {
+        attr.attach_flags |= BPF_F_REPLACE;
+        attr.replace_bpf_fd = (uint32_t)replaced_fd;
+    }
+    return error_or(syscall(SYS_bpf, BPF_PROG_ATTACH, &attr, sizeof(attr)));
+}
+
+static int open_program(uint32_t id)
+{
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof(attr));
+    attr.prog_id = id;
+    return (int)error_or(syscall(SYS_bpf, BPF_PROG_GET_FD_BY_ID, &attr, sizeof(attr)));
+}
+
+static long detach_device_program(int cgroup_fd, uint32_t id)
+{
+    int fd = open_program(id);
+    if (fd == -ENOENT) return 0; // detached by somebody else
+    if (fd < 0) return fd;
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof(attr));
+    attr.target_fd = (uint32_t)cgroup_fd;
+    attr.attach_bpf_fd = (uint32_t)fd;
+    attr.attach_type = BPF_CGROUP_DEVICE;
+    long result = error_or(syscall(SYS_bpf, BPF_PROG_DETACH, &attr, sizeof(attr)));
+    close(fd);
+    return result == -ENOENT ? 0 : result;
+}
+
+/* Have a program alone decide about the cgroup's devices. One that did before is replaced in a single step: there is no
+ * moment at which neither decides, nor one at which both do, which would deny what only one of them allows. */
+int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd)
+{
+    uint32_t ids[64]; // the kernel attaches no more to one cgroup (BPF_CGROUP_MAX_PROGS)
+    union bpf_attr attr;
+    memset(&attr, 0, sizeof(attr));
+    attr.query.target_fd = (uint32_t)cgroup_fd;
+    attr.query.attach_type = BPF_CGROUP_DEVICE;
+    attr.query.prog_ids = (uint64_t)(uintptr_t)ids;
+    attr.query.prog_cnt = 64;
+    long result = error_or(syscall(SYS_bpf, BPF_PROG_QUERY, &attr, sizeof(attr)));
+    if (result < 0) return (int)result;
+    uint32_t count = attr.query.prog_cnt;
+    int replaced = count == 1 ? open_program(ids[0]) : -1;
+    result = attach_device_program(cgroup_fd, program_fd, replaced);
+    if (replaced >= 0) {
+        close(replaced);
+        if (result == 0) return 0;
+    }
+    // attached as the only one that there may be, the old one has to go first
+    int is_exclusive = result < 0 && count > 0;
+    for (uint32_t i = 0; i < count && (result == 0 || is_exclusive); i++) {
+        long detached = detach_device_program(cgroup_fd, ids[i]);
+        if (detached < 0) return (int)detached;
+    }
+    return (int)(is_exclusive ? attach_device_program(cgroup_fd, program_fd, -1) : result);
 }
 
 /* Without a program to read, a flag that is known gives EFAULT and one that is not EINVAL. */

@@ -111,6 +111,7 @@ def create(request: Request) -> Plan:
     if any(kind == "mount" for kind, _, _ in found.joined):
         # in somebody else's mount namespace the cgroup's files may have other paths, or none: the parent does it
         request.self_join_steps = ()
+        request.clone_into = ""
     return _compose(container.CREATE, request, plan)
 
 

@@ -28,23 +28,30 @@ _ATTRIBUTES = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATT
 
 
 def cgroup_mount(mount: Mount, request: Request) -> Iterator[Op]:
-    """The ops for a mount of type `cgroup`."""
-    if request.host.cgroup_mode == "v2":
+    """The ops for a mount of type `cgroup`, or for one of type `cgroup2` where `is_bound`."""
+    if mount.kind == "cgroup2" or request.host.cgroup_mode == "v2":
         yield from _unified(mount, request)
     else:
         yield from _hierarchies(mount, request)
 
 
+def is_bound(request: Request) -> bool:
+    """Whether the unified hierarchy that a container sees is a bind of the host's mount, and no mount of its own."""
+    return bool(request.host.cgroup_unified) and not _has_cgroup_ns(request)
+
+
 def _unified(mount: Mount, request: Request) -> Iterator[Op]:
     about, where, options = mount.about, mount.where, mount.options
-    if _can_mount(request):
+    top = request.host.cgroup_unified
+    if not is_bound(request):
         yield Op("fsopen", "cgroup2", r0="fs", about=about, where=where)
         if mount.source:
             yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
         yield Op("fsmount", r0="fs", r1="mnt", a=options.attr_set, about=about, where=where)
     else:
-        # the namespace that owns the hierarchy is the host's, which does not let our user namespace mount it
-        source = request.cgroup_paths.get("") or request.host.cgroup_unified
+        # In the host's cgroup namespace a user namespace may not mount the hierarchy, and where root does, the options of
+        # that mount become those of the host's: it would lose nsdelegate and memory_recursiveprot (apply_cgroup_root_flags)
+        source = top if _can_mount(request) else request.cgroup_paths.get("") or top
         clone = linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE
         yield Op("open-tree", source, r0="mnt", a=clone, about=about, where=where)
         if options.attr_set or options.attr_clear:

@@ -39,10 +39,11 @@ CREATE: tuple[tuple[str, Section], ...] = (
     ("new namespaces", namespaces.unshare_first),
     # before the cgroup namespace, whose root is the cgroup of this moment, and before a fork that could escape it
     ("cgroup", namespaces.join_cgroup),
-    ("affinity", process.reset_affinity),
     ("late namespaces", namespaces.unshare_last),
     # only a child is inside a new pid or time namespace
     ("fork", namespaces.fork),
+    # in the cgroup at last: a fork may be the moment of joining it, and being put into a cpuset overrides an affinity
+    ("affinity", process.reset_affinity),
     ("session", process.session),
     ("rootfs", rootfs.rootfs),
     ("mounts", mounts.mounts),

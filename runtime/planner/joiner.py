@@ -16,9 +16,11 @@ EXEC: tuple[tuple[str, Section], ...] = (
     ("not dumpable", process.not_dumpable),
     ("initial affinity", process.initial_affinity),
     ("cgroup", namespaces.join_cgroup),
-    ("final affinity", process.final_affinity),
     ("join namespaces of init", namespaces.join_init),
     ("fork", namespaces.fork),
+    ("join the cgroup namespace of init", namespaces.join_cgroup_namespace),
+    # as with a container's init, only now in the cgroup for sure
+    ("final affinity", process.final_affinity),
     ("session", process.session),
     ("console", terminal.exec_console),
     ("standard descriptors", terminal.standard_descriptors),

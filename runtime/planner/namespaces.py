@@ -232,7 +232,7 @@ def join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
 
 def _join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
     where = "/linux/cgroupsPath"
-    if request.self_join_steps:
+    if request.self_join_steps or _forks_into(request):
         if request.cgroup_steps:
             yield plan.ask("cgroup", about="wait for the cgroup", where=where)
         # By itself and not by the parent's hand: for another process the kernel waits for an RCU grace period
@@ -245,9 +245,9 @@ def _join_cgroup(request: Request, plan: Plan) -> Iterator[Op]:
 
 
 def _enter_v2(request: Request, plan: Plan, where: str) -> Iterator[Op]:
-    """Beside v1 hierarchies: a fork can be born into the v2 cgroup, anything else is moved by the parent."""
+    """A fork can be born into the v2 cgroup, anything else is moved by the parent."""
     about = f"join cgroup {request.clone_into}"
-    if _forks(request) and not get(request).has_user:
+    if _forks_into(request):
         flags = linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC
         yield Op("open", request.clone_into, r0="cgroup", a=flags, about=about, where=where)
     else:
@@ -296,9 +296,17 @@ def fork(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("unshare", a=linux.CLONE_NEWCGROUP, about="make cgroup namespaces", where="/linux/namespaces")
 
 
+def join_cgroup_namespace(request: Request, plan: Plan) -> Iterator[Op]:
+    """Enter the cgroup namespace of a running container, where that had to wait for the fork."""
+    if _forks_into(request):
+        if get(request).flags & linux.CLONE_NEWCGROUP:
+            yield Op("setns", r0="init", a=linux.CLONE_NEWCGROUP, about="join the container's cgroup namespace")
+        yield Op("close", r0="init")
+
+
 def _forks_into(request: Request) -> bool:
     """Whether the fork is the moment at which the v2 cgroup is joined."""
-    return bool(_forks(request) and request.clone_into and request.self_join_steps and not get(request).has_user)
+    return bool(_forks(request) and request.clone_into and not get(request).has_user)
 
 
 def _forks(request: Request) -> bool:
@@ -316,6 +324,11 @@ def join_init(request: Request, plan: Plan) -> Iterator[Op]:
     if not flags:
         return
     about = "join the container's namespaces"
+    if _forks_into(request):
+        # From within a cgroup namespace no process may come into a cgroup that was in none below its root before: where
+        # the hierarchy is mounted with nsdelegate, as systemd does, the fork would fail (cgroup_procs_write_permission).
+        yield Op("setns", r0="init", a=flags & ~linux.CLONE_NEWCGROUP, about=about)
+        return
     user_flag = flags & linux.CLONE_NEWUSER
     if user_flag and not request.host.is_rootless:
         if flags != user_flag:

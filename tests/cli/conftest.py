@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hierarchies
 import pytest
 from users import own, program, rootless, user  # noqa: F401 - fixtures
 
@@ -137,8 +138,7 @@ def gone(pyrunc: Any, id_: str, made: Any) -> None:
     """Nothing is left of a container: no state, no cgroup (its processes and mounts are looked for at the end)."""
     assert not pyrunc.exists(id_)
     assert not (pyrunc.root / id_).exists()
-    path = made.config.get("linux", {}).get("cgroupsPath", "/nowhere").lstrip("/")
-    assert [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{path}")] == []
+    assert hierarchies.places(made.config.get("linux", {}).get("cgroupsPath", "/nowhere")) == []
 
 
 @pytest.fixture(name="gone")
@@ -168,11 +168,8 @@ class Box:
         return path
 
     def cgroup(self, controller: str) -> Path:
-        for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
-            _, names, path = line.split(":", 2)
-            if controller in names.split(","):
-                return Path("/sys/fs/cgroup", controller) / path.lstrip("/")
-        raise AssertionError(f"no cgroup of {controller}")
+        """Its directory in the hierarchy of a controller; on v2 there is only one."""
+        return hierarchies.of_process(self.pid, controller)
 
 
 @pytest.fixture

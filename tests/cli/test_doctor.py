@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hierarchies
 import mkrootfs
 import pytest
 
@@ -355,7 +356,6 @@ def test_a_hook_inside_that_hangs(doctor: Callable[..., Findings], pyrunc: Any, 
     pyrunc("delete", "--force", id_)
 
 
-@pytest.mark.requires("cgroup-v1")
 def test_limits_that_are_reached(doctor: Callable[..., Findings], running: Any, until: Any) -> None:
     box = running(
         resources(pids={"limit": 2}, cpu={"quota": 2000, "period": 100000}),
@@ -372,7 +372,6 @@ def test_limits_that_are_reached(doctor: Callable[..., Findings], running: Any, 
     box.pyrunc.wait(box.pid)
 
 
-@pytest.mark.requires("cgroup-v1")
 def test_memory_that_ran_out(doctor: Callable[..., Findings], running: Any, until: Any) -> None:
     box = running(
         resources(memory={"limit": 8 << 20, "swap": 8 << 20}),
@@ -380,8 +379,8 @@ def test_memory_that_ran_out(doctor: Callable[..., Findings], running: Any, unti
         "-c",
         "trap : TERM; head -c 64m /dev/zero | tail; read x < /dev/zero & wait; sleep 1000",
     )
-    control = box.cgroup("memory") / "memory.oom_control"
-    until(lambda: "oom_kill 0" not in control.read_text(), "a kill")
+    counts = box.cgroup("memory") / ("memory.oom_control" if hierarchies.VERSION == 1 else "memory.events")
+    until(lambda: "oom_kill 0" not in counts.read_text(), "a kill")
     until(lambda: box.pyrunc.state(box.id)["status"] == "running", "it goes on")
     found = doctor(box.id)
     assert "killed for want of memory" in found["container.memory"][0]["found"]
@@ -390,7 +389,6 @@ def test_memory_that_ran_out(doctor: Callable[..., Findings], running: Any, unti
     box.pyrunc.wait(box.pid)
 
 
-@pytest.mark.requires("cgroup-v1")
 def test_a_cgroup_above_that_is_frozen(doctor: Callable[..., Findings], running: Any, until: Any) -> None:
     """The container is not paused, its cgroup not frozen, and nothing in it runs."""
 
@@ -399,8 +397,11 @@ def test_a_cgroup_above_that_is_frozen(doctor: Callable[..., Findings], running:
 
     box = running(edit)
     inner = box.cgroup("freezer")
-    (inner.parent / "freezer.state").write_text("FROZEN")
-    until(lambda: (inner / "freezer.state").read_text() == "FROZEN\n", "it is frozen")
+    if hierarchies.VERSION == 1:
+        (inner.parent / "freezer.state").write_text("FROZEN")
+    else:
+        (inner.parent / "cgroup.freeze").write_text("1")
+    until(lambda: hierarchies.frozen(box.pid), "it is frozen")
     found = doctor(box.id)
     freezer = found["container.freezer"][0]
     assert freezer["severity"] == "error" and freezer["found"].startswith(str(inner.parent))
@@ -409,7 +410,7 @@ def test_a_cgroup_above_that_is_frozen(doctor: Callable[..., Findings], running:
     box.pyrunc("kill", box.id, "KILL")
     box.pyrunc.wait(box.pid)
     box.pyrunc("delete", box.id)
-    for path in Path("/sys/fs/cgroup").glob(f"*/{inner.parent.relative_to('/sys/fs/cgroup/freezer')}"):
+    for path in hierarchies.places(box.bundle.config["linux"]["cgroupsPath"].removesuffix("/inner")):
         path.rmdir()
 
 

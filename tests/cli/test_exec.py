@@ -238,6 +238,7 @@ def test_home_and_cwd_of_another_user(pyrunc, running):
     assert "HOME=/home" in found["env"] and found["cwd"] == "/"
 
 
+@pytest.mark.requires("cgroup-v1")
 def test_join_a_cgroup_below_the_containers(pyrunc, running):
     box = running(lambda c: c["linux"]["namespaces"].remove({"type": "cgroup"}))
     (box.cgroup("pids") / "sub").mkdir()

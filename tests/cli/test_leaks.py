@@ -11,6 +11,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hierarchies
 import pytest
 
 CYCLES = int(os.environ.get("PYRUNC_CYCLES", "100"))
@@ -32,7 +33,7 @@ class Machine:
         return {
             "processes": self.processes(),
             "mounts": ours,
-            "cgroups": [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}*")],
+            "cgroups": [str(p) for p in hierarchies.places(self.cgroup + "*")],
             "descriptors": len(os.listdir("/proc/self/fd")),
             "state": sorted(os.listdir(self.pyrunc.root)) if self.pyrunc.root.exists() else [],
         }

@@ -10,6 +10,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hierarchies
 import pytest
 
 
@@ -238,7 +239,7 @@ def test_delete_ends_what_outlived_init(pyrunc, running, until, gone):
 
 
 def box_cgroup(box):
-    return Path("/sys/fs/cgroup/pids", box.bundle.config["linux"]["cgroupsPath"].lstrip("/"))
+    return hierarchies.place(box.bundle.config["linux"]["cgroupsPath"], "pids")
 
 
 def _alive(pid):

@@ -74,6 +74,36 @@ def test_a_writable_cgroup_mount_can_be_written(pyrunc, make):
     assert [answer["errno"] for answer in found] == [None, None] and found[1]["text"] == "max\n"
 
 
+@pytest.mark.requires("cgroup-v2")
+@pytest.mark.parametrize("kind", ["cgroup", "cgroup2"])
+@pytest.mark.parametrize("namespace", [True, False], ids=["own-namespace", "hosts-namespace"])
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_cgroup_mounts_on_v2(pyrunc, make, namespace, mode, kind):
+    made = make(
+        both(cgroups(mode, "relatime", namespace=namespace), lambda c: c["mounts"][-1].update(type=kind)),
+        "/bin/probe",
+        "report",
+    )
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    (one,) = [m for m in found["mounts"] if m["point"].startswith("/sys/fs/cgroup")]
+    assert one["type"] == "cgroup2" and mode in one["options"]
+    assert {"nosuid", "nodev", "noexec"} <= set(one["options"])
+
+
+@pytest.mark.requires("cgroup-v2")
+@pytest.mark.parametrize("namespace", [True, False], ids=["own-namespace", "hosts-namespace"])
+def test_what_a_cgroup_mount_shows_on_v2(pyrunc, make, namespace):
+    """The container's own cgroup; without a namespace of its own, all of them, as the peers have it."""
+    made = make(
+        both(cgroups("rw", namespace=namespace), lambda c: c["linux"].update(resources={"pids": {"limit": 77}})),
+        *("/bin/sh", "-c", "cat /proc/self/cgroup; cat /sys/fs/cgroup/$1/pids.max; mkdir /sys/fs/cgroup/$1/sub", "sh"),
+    )
+    path = made.config["linux"]["cgroupsPath"]
+    made.config["process"]["args"].append("" if namespace else path)
+    made.write()
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == f"0::{'/' if namespace else path}\n77\n"
+
+
 # -- the root itself -----------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+import hierarchies
 import pytest
 
-pytestmark = pytest.mark.requires("cgroup-v1")
-
+V2 = hierarchies.VERSION == 2
 MIB = 1 << 20
 
 
@@ -20,7 +20,26 @@ def read(box, file):
 
 
 def memory(box):
+    """The limits of memory, and of memory and swap together, in MiB."""
+    if V2:
+        limit, swap = read(box, "memory.max"), read(box, "memory.swap.max")
+        return [int(limit) // MIB, swap if swap == "max" else (int(limit) + int(swap)) // MIB]
     return [int(read(box, f"memory.{name}limit_in_bytes")) // MIB for name in ("", "memsw.")]
+
+
+def quota(box):
+    """Quota and period."""
+    if V2:
+        return read(box, "cpu.max").split()
+    return [read(box, file) for file in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+
+
+def has_shares(box, shares):
+    return read(box, "cpu.weight" if V2 else "cpu.shares") == (WEIGHTS[shares] if V2 else str(shares))
+
+
+#: cpu.shares -> cpu.weight
+WEIGHTS = {200: "29", 300: "39"}
 
 
 def update(pyrunc, box, resources, **more):
@@ -33,9 +52,10 @@ def test_every_option(pyrunc, running):
         "update", "--memory", "64m", "--memory-swap", "128M", "--memory-reservation", str(32 * MIB), "--cpu-period", "50000",
         "--cpu-quota", "20000", "--cpu-shares", "300", "--cpuset-cpus", "0", "--cpuset-mems", "0", "--pids-limit", "33", box.id,
     )  # fmt: skip
-    assert memory(box) == [64, 128] and read(box, "memory.soft_limit_in_bytes") == str(32 * MIB)
-    files = ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares", "cpuset.cpus", "cpuset.mems", "pids.max")
-    assert [read(box, file) for file in files] == ["50000", "20000", "300", "0", "0", "33"]
+    assert memory(box) == [64, 128]
+    assert read(box, "memory.low" if V2 else "memory.soft_limit_in_bytes") == str(32 * MIB)
+    assert quota(box) == ["20000", "50000"] and has_shares(box, 300)
+    assert [read(box, file) for file in ("cpuset.cpus", "cpuset.mems", "pids.max")] == ["0", "0", "33"]
 
 
 def test_document_in_a_file_and_on_standard_input(pyrunc, running, scratch):
@@ -64,8 +84,8 @@ def test_zero_leaves_alone(pyrunc, running):
         "blockIO": {"weight": 0},
     }
     update(pyrunc, box, nothing)
-    assert memory(box)[0] == 64
-    assert [read(box, file) for file in ("cpu.shares", "cpu.cfs_quota_us", "pids.max")] == ["200", "30000", "20"]
+    assert memory(box)[0] == 64 and has_shares(box, 200) and quota(box)[0] == "30000"
+    assert read(box, "pids.max") == "20"
 
 
 def test_devices_are_not_touched(pyrunc, running):
@@ -73,18 +93,41 @@ def test_devices_are_not_touched(pyrunc, running):
     box = running(
         limited(devices=[{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "access": "r"}])
     )
-    before = read(box, "devices.list")
-    assert "c 1:*" in before
+    probes = (
+        "mknod /dev/one c 1 14",
+        "mknod /dev/console2 c 5 1",
+        "open /dev/one r",
+        "open /dev/one w",
+        "open /dev/console2 r",
+    )
+    before = [answer["errno"] for answer in box.each(*probes)]
+    assert before == [None, None, "ENXIO", "EPERM", "EPERM"]
     update(pyrunc, box, {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": 9}})
-    assert read(box, "devices.list") == before and read(box, "pids.max") == "9"
+    assert [answer["errno"] for answer in box.each(*probes[2:])] == before[2:] and read(box, "pids.max") == "9"
+
+
+@pytest.mark.requires("cgroup-v2")
+@pytest.mark.differs("it leaves them alone")
+def test_devices_are_replaced_where_some_are_allowed(pyrunc, running):
+    deny = {"allow": False, "access": "rwm"}
+    one, two = ({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "r"} for minor in (14, 13))
+    box = running(limited(devices=[deny, one]))
+    box.each("mknod /dev/one c 1 14", "mknod /dev/two c 1 13")
+    for rules, answers in (([deny, two], ["EPERM", "ENXIO"]), ([deny, one, two], ["ENXIO", "ENXIO"])):
+        update(pyrunc, box, {"devices": rules})
+        assert [answer["errno"] for answer in box.each("open /dev/one r", "open /dev/two r", "open /dev/null w")] == [
+            *answers,
+            None,
+        ]
 
 
 def test_all_or_nothing(pyrunc, running):
     """The last of three limits is refused by the kernel: the first two are put back."""
     box = running(limited(memory={"limit": 64 * MIB, "swap": 64 * MIB}, cpu={"shares": 200}))
     error = update(pyrunc, box, {"memory": {"limit": 32 * MIB}, "cpu": {"shares": 300, "quota": 10}}, status=1).err
-    assert "cpu.cfs_quota_us" in error and "invalid argument" in error
-    assert memory(box) == [64, 64] and read(box, "cpu.shares") == "200"
+    assert ("cpu.max" if V2 else "cpu.cfs_quota_us") in error and "invalid argument" in error
+    assert "linux.resources.cpu.quota" in error
+    assert memory(box) == [64, 64] and has_shares(box, 200)
 
 
 @pytest.mark.differs("it forgets all but the last document")
@@ -92,7 +135,7 @@ def test_updates_add_up(pyrunc, running):
     box = running(limited(memory={"limit": 64 * MIB, "swap": 128 * MIB}))
     update(pyrunc, box, {"cpu": {"shares": 200}})
     update(pyrunc, box, {"memory": {"limit": 32 * MIB}})
-    assert memory(box) == [32, 128] and read(box, "cpu.shares") == "200"
+    assert memory(box) == [32, 128] and has_shares(box, 200)
 
 
 @pytest.mark.differs("it asks the kernel, which tries to reclaim")

@@ -1,4 +1,4 @@
-"""A cgroup made by us and one made by runc from the same resources have the same value in every file (cgroup v1)."""
+"""A cgroup made by us and one made by runc from the same resources have the same value in every file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cgroup_life import DENY, config, factory, run_in, sleep
 
 from runtime.cgroups import fs
 
-pytestmark = pytest.mark.requires("cgroup-v1")
 TOP = Path("/sys/fs/cgroup")
+IS_V2 = (TOP / "cgroup.controllers").exists()
 _numbers = count(1)
 
 
@@ -36,14 +36,14 @@ def make(path: str) -> Iterator[Callable[..., fs.Cgroup]]:
 
 _VOLATILE = (
     "usage", "stat", "procs", "tasks", "failcnt", "pressure", "pids.current", "pids.peak", "pids.events", "io_service",
-    "memory_pressure", "numa_stat", "slabinfo", "effective", "blkio.throttle.io",
+    "memory_pressure", "numa_stat", "slabinfo", "effective", "blkio.throttle.io", ".threads", ".current", ".events", ".peak",
 )  # fmt: skip
 
 
 def values(path: str) -> dict[str, Any]:
-    """Every setting below every v1 hierarchy, as it can be read back."""
+    """Every setting, of v1 below every hierarchy, as it can be read back."""
     out: dict[str, Any] = {}
-    for folder in sorted(TOP.glob(f"*{path}")):
+    for folder in [TOP / path.lstrip("/")] if IS_V2 else sorted(TOP.glob(f"*{path}")):
         out[folder.relative_to(TOP).parts[0]] = "there"
         if folder.is_relative_to(TOP / "unified"):
             continue  # no controllers, no settings
@@ -55,7 +55,7 @@ def values(path: str) -> dict[str, Any]:
                     continue
                 key = f"{folder.relative_to(TOP).parts[0]}/{file.name}"
                 out[key] = set(text.splitlines()) if file.name == "devices.list" else text
-    assert len(out) > 30
+    assert len(out) > (20 if IS_V2 else 30)
     return out
 
 
@@ -94,6 +94,15 @@ LIKE_RUNC: dict[str, dict[str, Any]] = {
 }
 
 
+if IS_V2:
+    # runc before 1.3.2 had another formula for shares; of some v1 has and v2 has not, it says nothing and we refuse them
+    LIKE_RUNC["docker"]["cpu"].pop("shares")
+    LIKE_RUNC["idle"]["cpu"].pop("shares")
+    LIKE_RUNC["unlimited swap"]["memory"].pop("swappiness")
+    del LIKE_RUNC["no oom killer"]
+    LIKE_RUNC["some more"] = {"unified": {"memory.high": "40960000", "cpu.weight": "77", "memory.oom.group": "1"}}
+
+
 @pytest.mark.parametrize("name", LIKE_RUNC)
 def test_every_file_has_the_value_that_runc_gives_it(
     name: str, path: str, make: Callable[..., fs.Cgroup], bundle: Callable[..., Any], scratch: Path
@@ -121,5 +130,5 @@ def test_every_file_has_the_value_that_runc_gives_it(
         os.waitpid(pid, 0)
     # runc 1.1 had tun among its own; 1.2.0 to 1.2.3 had not
     for found in (ours, theirs):
-        found["devices/devices.list"] -= {"c 10:200 rwm"}
+        found.get("devices/devices.list", set()).discard("c 10:200 rwm")
     assert ours == theirs

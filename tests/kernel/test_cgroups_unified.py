@@ -1,7 +1,8 @@
-"""The unified hierarchy that stands beside v1, driven as cgroup v2: it has no controllers there, but all the rest."""
+"""The unified hierarchy, driven as cgroup v2 without its controllers, which it has not where it stands beside v1: all the rest."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -11,13 +12,12 @@ from typing import Any
 import pytest
 from cgroup_life import DENY, config, run_in, sleep, status
 
-from runtime import cgroups
-from runtime.cgroups import fs
-from runtime.errors import Unsupported
+from runtime import cgroups, kernel
+from runtime.cgroups import devices, fs, updating
+from runtime.errors import CgroupError, Unsupported
 from runtime.host import Host
 
-pytestmark = pytest.mark.requires("cgroup-v1")
-TOP = Path("/sys/fs/cgroup")
+pytestmark = pytest.mark.requires("cgroup-unified")
 _numbers = count(1)
 
 
@@ -31,8 +31,6 @@ def path(leaks: Any) -> Iterator[str]:
 def unified(path: str) -> Iterator[fs.Cgroup]:
     host = Host()
     point = host.cgroup_unified
-    if not point:
-        pytest.skip("missing feature: cgroup-v2")
     v2 = Host.from_facts(
         {
             "cgroup_mode": "v2",
@@ -82,10 +80,94 @@ def test_v2_devices(unified: fs.Cgroup) -> None:
     assert status(run_in(unified, work("/dev/zero"))) == 0
 
 
+def test_v2_device_rules_replace_those_that_were_there(unified: fs.Cgroup) -> None:
+    """In one step: of a program that allows and one that denies both would have to agree."""
+
+    def kmsg(number: int = 0) -> int:
+        return status(run_in(unified, lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY))))
+
+    assert kmsg() == 1  # EPERM
+    for text, expected in (("allow all", 0), ("deny all", 1), ("deny all, allow c 1:11 r", 0)):
+        unified.run(("devices", unified.paths[""], text))
+        assert kmsg() == expected
+        assert len(attached(unified.paths[""])) == 1
+
+
+def test_v2_device_rules_are_updated(unified: fs.Cgroup) -> None:
+    def kmsg() -> int:
+        return status(run_in(unified, lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY))))
+
+    allowed = [DENY, {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}]
+    assert updating.update(unified, {"devices": [DENY]}, {"devices": allowed}) == {"devices": allowed}
+    assert kmsg() == 0 and len(attached(unified.paths[""])) == 1
+    # what engines send along with whatever they want changed takes nothing away
+    assert updating.update(unified, {"devices": allowed}, {"devices": [DENY]}) == {"devices": allowed}
+    assert kmsg() == 0
+    # all or nothing
+    with pytest.raises(CgroupError, match=r"cgroup.max.depth: .*\[linux.resources.unified.cgroup.max.depth\]"):
+        change = {
+            "devices": [DENY, {"allow": True, "type": "c", "major": 1, "minor": 12}],
+            "unified": {"cgroup.max.depth": "x"},
+        }
+        updating.update(unified, {"devices": allowed}, change)
+    assert kmsg() == 0
+
+
+def test_v2_device_rules_that_others_have_attached_too(unified: fs.Cgroup) -> None:
+    folder = os.open(unified.paths[""], os.O_RDONLY)
+    others = [kernel.bpf_prog_load(devices.program((False, {}))) for _ in range(2)]
+    for fd in others:
+        attach(folder, fd, 2)  # BPF_F_ALLOW_MULTI
+    assert len(attached(unified.paths[""])) == 3
+    unified.run(("devices", unified.paths[""], "allow all"))
+    assert len(attached(unified.paths[""])) == 1
+    assert status(run_in(unified, lambda: os.close(os.open("/dev/kmsg", os.O_RDONLY)))) == 0
+    for fd in (*others, folder):
+        os.close(fd)
+
+
+def test_v2_a_device_program_that_suffers_no_other(path: str, unified: fs.Cgroup) -> None:
+    beside = unified.paths[""] + "-beside"
+    os.mkdir(beside)
+    folder, program = os.open(beside, os.O_RDONLY), kernel.bpf_prog_load(devices.program((False, {})))
+    try:
+        attach(folder, program, 0)  # neither BPF_F_ALLOW_MULTI nor BPF_F_ALLOW_OVERRIDE
+        before = attached(beside)
+        fs.attach_devices(beside, devices.program((True, {})))
+        assert len(attached(beside)) == 1 and attached(beside) != before
+    finally:
+        os.close(folder)
+        os.close(program)
+        os.rmdir(beside)
+
+
+def bpf(command: int, *words: int) -> tuple[int, ctypes.Array[ctypes.c_uint32]]:
+    attr = (ctypes.c_uint32 * 32)(*words)
+    number = {"x86_64": 321}.get(os.uname().machine, 280)
+    return ctypes.CDLL(None, use_errno=True).syscall(number, command, attr, ctypes.sizeof(attr)), attr
+
+
+def attach(folder: int, program: int, flags: int) -> None:
+    result, _ = bpf(8, folder, program, 6, flags)  # BPF_PROG_ATTACH, BPF_CGROUP_DEVICE
+    assert result == 0, os.strerror(ctypes.get_errno())
+
+
+def attached(path: str) -> list[int]:
+    """The ids of the device programs of a cgroup."""
+    ids = (ctypes.c_uint32 * 64)()
+    address = ctypes.addressof(ids)
+    folder = os.open(path, os.O_RDONLY)
+    # BPF_PROG_QUERY: target, type, query flags, attach flags, a pointer, how many there is room for
+    result, attr = bpf(16, folder, 6, 0, 0, address & 0xFFFFFFFF, address >> 32, 64)
+    os.close(folder)
+    assert result == 0, os.strerror(ctypes.get_errno())
+    return list(ids[: attr[6]])
+
+
 def test_v2_without_the_file_of_a_limit(unified: fs.Cgroup) -> None:
-    file = f"{unified.paths['']}/memory.max"
-    with pytest.raises(Unsupported, match="has no memory.max"):
+    file = f"{unified.paths['']}/hugetlb.2MB.none"
+    with pytest.raises(Unsupported, match=r"hugetlb.2MB.none: .*(has no|does not pass the) controller hugetlb"):
         unified.run(("write", file, "1"))
     unified.run(("write?missing", file, "1"))
-    with pytest.raises(Unsupported, match="has neither io.bfq.weight nor io.weight"):
-        unified.run(("write-either", f"{unified.paths['']}/io.bfq.weight|io.weight", "1|2"))
+    with pytest.raises(Unsupported, match="has neither hugetlb.none nor hugetlb.nothing"):
+        unified.run(("write-either", f"{unified.paths['']}/hugetlb.none|hugetlb.nothing", "1|2"))

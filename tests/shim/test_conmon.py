@@ -454,7 +454,6 @@ def test_what_the_container_tells_its_service_manager(ours: Make) -> None:
     assert box.status() == 137
 
 
-@pytest.mark.requires("cgroup-v1")
 def test_a_container_without_memory_left(session: Make) -> None:
     box = session("/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; exit 0")
     box.bundle.config["linux"]["resources"] = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}

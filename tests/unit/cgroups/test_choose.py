@@ -167,7 +167,7 @@ def test_both_objects_have_the_same_methods() -> None:
     def public(cls: type) -> set[str]:
         return {name for name in vars(cls) if name[0] != "_"}
 
-    used_inside = {"host", "main", "place", "directories", "write", "why", "join_one"}
+    used_inside = {"asked", "host", "main", "place", "directories", "write", "why", "join_one"}
     assert public(cgroups.fs.Cgroup) - used_inside == public(cgroups.NoCgroup) - {"why"}
 
 

@@ -72,7 +72,8 @@ def test_steps_v2() -> None:
         f"enable {TOP} cpu cpuset io memory pids",
         f"enable {TOP}/a cpu cpuset io memory pids",
         f"enable {TOP}/a/b cpu cpuset io memory pids",
-        f"write {TOP}/a/b/x/cpuset.cpus 0",
+        f"threaded {TOP}/a/b/x",
+        f"cpuset {TOP}/a/b/x/cpuset.cpus 0",
         f"write {TOP}/a/b/x/memory.max 1000",
         f"write?missing {TOP}/a/b/x/memory.swap.max 0",
         f"write {TOP}/a/b/x/pids.max 5",
@@ -157,6 +158,10 @@ def test_sub_cgroups() -> None:
     v2 = cgroups.choose(config("/x"), "web", v2_host())
     assert v2.join_steps(["sub"]) == [("write", f"{TOP}/x/sub/cgroup.procs", "$PID")]
     assert v2.clone_into(["sub"]) == f"{TOP}/x/sub"
+    # with no controller before the colon it is the unified hierarchy's, whatever colons follow
+    assert v2.clone_into([":/a:b/init.scope"]) == f"{TOP}/x/a:b/init.scope"
+    assert v1.clone_into([":/init.scope"]) == f"{TOP}/unified/x/init.scope"
+    assert f"{TOP}/pids/x/tasks" in [step[1] for step in v1.self_join_steps([":/init.scope"])]
 
 
 @pytest.mark.parametrize(

@@ -316,3 +316,14 @@ def test_only_what_a_change_names(changed: dict[str, Any], in_v1: list[str], in_
     for version, wanted in ((1, in_v1), (2, in_v2)):
         found = resources.writes(version, after, changed=changed)
         assert [f"{file} = {value}" for _, file, value in found] == wanted
+
+
+def test_no_limit_of_memory_any_more_is_none_of_memory_and_swap_either() -> None:
+    """What runc does; a total that stays would be one for memory too on v1, and one for swap alone on v2."""
+    before = {"memory": {"limit": 64, "swap": 128, "reservation": 32}}
+    for version, words in ((1, "-1"), (2, "max")):
+        after = resources.merged(before, {"memory": {"limit": -1}})
+        assert after == {"memory": {"limit": -1, "reservation": 32}}
+        values = [value for _, _, value in resources.writes(version, after, changed={"memory": {"limit": -1}})]
+        assert values == [words, words]
+    assert resources.merged(before, {"memory": {"limit": -1, "swap": 256}})["memory"]["swap"] == 256

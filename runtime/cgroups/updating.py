@@ -2,7 +2,8 @@
 
 Which of two limits has to be changed first depends on those in force: v1 wants memory <= memory+swap at every moment, a
 burst has to fit below its quota, and so on. So nothing is computed: what the kernel refuses as invalid is tried again after
-the others, and where that does not help either, everything is put back.
+the others, and where that does not help either, everything is put back. systemd, where it knows of the cgroup, is told what
+the kernel has taken.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str,
     cgroup.warnings += resources.ignored(changed)
     limits = making.limits(cgroup, found)  # type: ignore[arg-type]
     _check_memory(cgroup, after.get("memory") or {}, changed.get("memory") or {})
-    _apply(cgroup, limits)  # type: ignore[arg-type]
+    undo = _apply(cgroup, limits)  # type: ignore[arg-type]
+    try:
+        rounded = cgroup.tell(found, after)
+    except Error:
+        _put_back(cgroup, undo)  # type: ignore[arg-type]
+        raise
+    for step in limits:
+        if os.path.basename(step[1]) in rounded:
+            cgroup.run(step)
     return after
 
 
@@ -48,7 +57,8 @@ def _check_memory(cgroup: Any, memory: dict[str, Any], changed: dict[str, Any]) 
         raise CgroupError(f"unable to set memory limit to {limit} (current usage: {usage}, checkBeforeUpdate)")
 
 
-def _apply(cgroup: Cgroup, steps: list[Step]) -> None:
+def _apply(cgroup: Cgroup, steps: list[Step]) -> list[tuple[str, str]]:
+    """Do the steps, and answer what to write to have it all back."""
     undo: list[tuple[str, str]] = []
     try:
         while steps:
@@ -69,12 +79,17 @@ def _apply(cgroup: Cgroup, steps: list[Step]) -> None:
                 raise why
             steps = put_off
     except Error:
-        for path, value in reversed(undo):
-            try:
-                cgroup.write(path, value)
-            except Error as error:
-                cgroup.warnings.append(f"put back the old limit: {error}")
+        _put_back(cgroup, undo)
         raise
+    return undo
+
+
+def _put_back(cgroup: Cgroup, undo: list[tuple[str, str]]) -> None:
+    for path, value in reversed(undo):
+        try:
+            cgroup.write(path, value)
+        except Error as error:
+            cgroup.warnings.append(f"put back the old limit: {error}")
 
 
 def _in_force(step: Step) -> list[tuple[str, str]]:

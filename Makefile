@@ -23,7 +23,7 @@ unexport PYTHONPATH PYTHONHOME
 # -- what the machine must have -----------------------------------------------------------------------------------------
 
 DEPS_BUILD := gcc libc6-dev python3 python3-dev python3-venv
-DEPS_RUN := libseccomp2 busybox-static procps util-linux
+DEPS_RUN := libseccomp2 libsystemd0 busybox-static procps util-linux
 DEPS_TEST := $(DEPS_RUN) strace clang clang-format libclang-rt-14-dev uidmap libcap2-bin
 DEPS_BENCH := runc crun busybox-static
 
@@ -192,5 +192,5 @@ fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60
 	@$(BUILD)/fuzz-plan -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
 
 specs: build ## regenerate what is generated and committed; CI fails on a difference
-	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libseccomp_build
+	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libseccomp_build && $(PY) -m runtime.libsystemd_build
 	@[ -z "$${CI-}" ] || git -C $(HERE) diff --exit-code -- specs runtime

@@ -72,7 +72,7 @@ class Made:
             elif step[1][0] == "$":
                 self._own_step(step)
             else:
-                making.cgroup.run(step)
+                self._cgroup_step(step)
         assert self.launch is not None
         oom_kills = making.cgroup.oom_kills()
         self.launch.serve()
@@ -118,6 +118,20 @@ class Made:
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fds[{"exec.fifo": "go", "exec.status": "status"}[name]] = os.open(name, flags, dir_fd=self.entry.fd)
 
+    def _cgroup_step(self, step: Step) -> None:
+        launch = self.launch
+        assert launch is not None
+        try:
+            self.making.cgroup.run(step, launch.pid)
+        except CgroupError:
+            if launch.has_ended():
+                launch.serve()  # why init has died is why it could be put into no cgroup
+            raise
+
+    def _set_property(self, step: Step, launch: Launch, given: int) -> int:
+        self.making.cgroup.run(step, launch.pid)
+        return -1
+
     def _on_pid(self, pid: int) -> None:
         self.pidfd = os.pidfd_open(pid)
         self.saved["pid"] = pid
@@ -128,6 +142,7 @@ class Made:
     def _doers(self) -> dict[str, Doer]:
         return {
             "write": self._write,
+            "set-property": self._set_property,
             "newuidmap": self._id_map,
             "newgidmap": self._id_map,
             "idmap": self._user_ns,
@@ -214,6 +229,7 @@ class Made:
         """The last answer before init goes on: now the container exists for others."""
         if self.making.waits:
             self.saved["tail"] = wire.tail(self.making.plan)
+        self.saved["cgroup"] = self.making.cgroup.state()  # what is known only now that it is there
         self.entry.save(self.saved)
         self.is_ready = True
         if not self.making.detached and not (self.making.config.get("hooks") or {}).get("startContainer"):

@@ -96,6 +96,7 @@ class Joining:
     def _go(self) -> Launch:
         doers: dict[str, Doer] = {
             "write": self._write,
+            "attach": self._attach,
             "rlimit": self._rlimit,
             "console": self._console,
             "seccomp-listener": self._seccomp_listener,
@@ -133,6 +134,10 @@ class Joining:
 
     def _write(self, step: Step, launch: Launch, given: int) -> int:
         steps.write_for(step, launch.pid)
+        return -1
+
+    def _attach(self, step: Step, launch: Launch, given: int) -> int:
+        self.cgroup.attach(step, launch.pid)
         return -1
 
     def _seccomp_listener(self, step: Step, launch: Launch, given: int) -> int:

@@ -61,7 +61,8 @@ class Making:
         late: list[Step] = []
         for step in self.cgroup.steps(self.config):
             (late if cgroups.is_late(step) else early).append(step)
-        request.cgroup_steps = [(step, "remove" if step[0] == "mkdir" else "") for step in early]
+        undo = {"mkdir": "remove", "start-unit": "stop"}
+        request.cgroup_steps = [(step, undo.get(step[0], "")) for step in early]
         request.join_steps = self.cgroup.join_steps()
         request.self_join_steps = self.cgroup.self_join_steps()
         request.clone_into = self.cgroup.clone_into()

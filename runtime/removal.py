@@ -86,8 +86,12 @@ def _remove_cgroup(cgroup: dict[str, Any]) -> None:
     """Remove the container's cgroup. Empty directories, as nearly always, need nothing but rmdir; whatever holds a process, or is not
     plainly a cgroup's path, is for `cgroups`, which knows more and takes longer to load than all the rest of a delete."""
     paths = cgroup.get("paths")
+    if "unit" in cgroup and _has_gone(cgroup, paths):
+        return
     places: list[Any] = list(paths.values()) if type(paths) is dict else [None]
-    if all(type(p) is str and p.startswith("/sys/fs/cgroup/") and ".." not in p.split("/") for p in places):
+    if "unit" not in cgroup and all(
+        type(p) is str and p.startswith("/sys/fs/cgroup/") and ".." not in p.split("/") for p in places
+    ):
         left = False
         for path in places:
             try:
@@ -99,6 +103,15 @@ def _remove_cgroup(cgroup: dict[str, Any]) -> None:
         if not left:
             return
     lifecycle.cgroup_of({"cgroup": cgroup}).destroy()
+
+
+def _has_gone(cgroup: dict[str, Any], paths: Any) -> bool:
+    """Whether systemd has removed the unit's cgroup, and thereby forgotten the unit: it does so by itself after the last process."""
+    if cgroup.get("collects") is not True or cgroup.get("version") != 2 or type(paths) is not dict:
+        return False
+    return all(
+        type(path) is str and path[:15] == "/sys/fs/cgroup/" and not os.path.isdir(path) for path in paths.values()
+    )
 
 
 def kill_init(entry: Entry) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _LOG = "restore.log"
 #: CRIU is in the container's cgroup while it works, and is no small program: these limits come when it is done
 _LATE = ("memory.", "pids.")
+_LATE_PROPERTIES = ("MemoryMax=", "MemorySwapMax=", "MemoryHigh=", "MemoryLimit=", "TasksMax=")
 
 
 def restore(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) -> int:
@@ -86,6 +87,7 @@ class Restored(creation.Made):
         super().__init__(making, entry)
         self.directories = directories
         self.late: list[Step] = []
+        self.with_process: list[Step] = []
 
     def go(self) -> None:
         """Have CRIU restore it."""
@@ -100,9 +102,14 @@ class Restored(creation.Made):
                 self._own_step(step)
             elif os.path.basename(step[1]).startswith(_LATE):
                 self.late.append(step)
+            elif step[0] == "property" and step[2].startswith(_LATE_PROPERTIES):
+                self.late.append(("set-property", step[1], step[2]))
+            elif step[0] == "start-unit" or self.with_process:
+                # systemd makes a unit for a process, and what follows needs its cgroup
+                self.with_process.append(step)
             else:
                 making.cgroup.run(step)
-        self.late += [step for step in making.plan.sections["ready"] if step[0].startswith("write")]
+        self.late += [step for step in making.plan.sections["ready"] if step[0].startswith(("write", "set-property"))]
         request = self._request()
         carry_out(restorer.places(request), [])
         self._restore(request)
@@ -160,6 +167,8 @@ class Restored(creation.Made):
             ]
             process.version()
             # children are born where it is, and what it restores is charged to whom it belongs
+            for step in self.with_process:
+                self.making.cgroup.run(step, process.pid)
             self.making.cgroup.join(process.pid)
             wanted["cg_root"] = [{"ctrl": name, "path": path} for name, path in _cgroups(process.pid)]
             process.log = self.directories.log(_LOG)

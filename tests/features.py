@@ -176,6 +176,11 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
     "keyring": lambda: os.path.exists("/proc/keys"),
     "systemd": lambda: os.path.isdir("/run/systemd/system"),
+    # the tests are run by an ordinary user who has a systemd of his own
+    "systemd-user": lambda: (
+        os.geteuid() != 0 and os.path.exists(f"{os.environ.get('XDG_RUNTIME_DIR')}/systemd/private")
+    ),
+    "root": lambda: os.geteuid() == 0,
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
     "runc": lambda: shutil.which("runc") is not None,

@@ -29,14 +29,13 @@ def choose(config: dict[str, Any], id: str, host: Any, systemd: bool = False, ma
         if ((config.get("linux") or {}).get("resources") or {}).get("devices"):
             none.warnings.append("linux.resources.devices: not enforced: cgroups are disabled (--cgroup-manager)")
         return none
-    if systemd or manager == "systemd":
-        raise Unsupported(
-            "systemd as the manager of cgroups is not supported by this version",
-            "leave out --systemd-cgroup, and give linux.cgroupsPath as a path",
-        )
     asked = (config.get("linux") or {}).get("cgroupsPath") or ""
     if "\0" in asked or "\n" in asked:
         raise ConfigError("/linux/cgroupsPath", "must contain neither NUL nor a newline")
+    if systemd or manager == "systemd":
+        from runtime.cgroups import systemd as driver
+
+        return driver.choose(asked, id, host)
     inner = _inner(asked, id)
     if host.cgroup_mode == "v2":
         return _unified(inner, asked, host)
@@ -54,6 +53,13 @@ def from_state(saved: dict[str, Any], host: Any) -> Cgroup | NoCgroup:
         # these directories are removed and the processes in them killed: nothing but plain absolute paths will do
         if type(path) is not str or path.count("/") < 2 or path != os.path.normpath(path) or path[0] != "/":
             raise StateError(f"the state file names no cgroup that can be the container's: {path!r}")
+    if "unit" in saved:
+        from runtime.cgroups import systemd as driver
+
+        scope = driver.from_state(saved, host)
+        if scope is None:
+            raise StateError(f"the state file names no unit that can be the container's: {saved['unit']!r}")
+        return scope
     return fs.Cgroup(saved["version"], paths, host)
 
 
@@ -74,7 +80,7 @@ def of_init(cgroup: Cgroup | NoCgroup, pid: int) -> list[str]:
 
 def is_late(step: Step) -> bool:
     """Whether a step must wait until init has forked for the last time: with a pids.limit of 1 or 0 it could not any more."""
-    return step[1].endswith("/pids.max")
+    return step[1].endswith("/pids.max") or step[0] == "set-property"
 
 
 def _inner(asked: str, id: str) -> str:
@@ -164,9 +170,16 @@ class NoCgroup:
             raise Unsupported(f"cannot set {limits[0][0]} limit: {self.why}")
         return []
 
-    def run(self, step: Step) -> None:
+    def run(self, step: Step, pid: int = 0) -> None:
         """There is nothing to run."""
         raise CgroupError(f"{step[0]} {step[1]}: {self.why}")
+
+    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
+        """There is nobody to tell."""
+        return ()
+
+    def attach(self, step: Step, pid: int) -> None:
+        """There is nothing to attach to."""
 
     def join_steps(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> list[Step]:
         """None."""

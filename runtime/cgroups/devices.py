@@ -132,7 +132,12 @@ def _needed(exceptions: dict[Node, int]) -> dict[Node, int]:
 
 def _line(node: Node, access: int) -> str:
     major, minor = ("*" if number == ANY else number for number in node[1:])
-    return f"{node[0]} {major}:{minor} {''.join(c for c in 'rwm' if access & _ACCESS[c])}"
+    return f"{node[0]} {major}:{minor} {letters(access)}"
+
+
+def letters(access: int) -> str:
+    """Access bits as the letters of a rule."""
+    return "".join(letter for letter in "rwm" if access & _ACCESS[letter])
 
 
 # -- cgroup v1 -------------------------------------------------------------------------------------------------------------

@@ -83,8 +83,8 @@ class Cgroup:
         self._limit, found = making.steps(self, config)
         return found
 
-    def run(self, step: Step) -> None:
-        """Do one step; raise CgroupError or Unsupported with the kernel's words."""
+    def run(self, step: Step, pid: int = 0) -> None:
+        """Do one step; raise CgroupError or Unsupported with the kernel's words. `pid` is the process the cgroup is for."""
         kind, target, value = step
         if kind == "write":
             self.write(target, value)
@@ -151,6 +151,10 @@ class Cgroup:
 
         return refused.error(self, path, value, error)
 
+    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
+        """Tell who else has the limits what they are now: nobody here. The files that have then to be written again."""
+        return ()
+
     # -- joining it --------------------------------------------------------------------------------------------------------
 
     def join_steps(self, sub_cgroups: list[str] | tuple[str, ...] = ()) -> list[Step]:
@@ -188,6 +192,9 @@ class Cgroup:
         """Put a process in."""
         for _, path, _ in self.join_steps():
             self.join_one(path, pid)
+
+    def attach(self, step: Step, pid: int) -> None:
+        """Do a join step that somebody else has to do: there is none."""
 
     def join_one(self, path: str, pid: int) -> None:
         """Do one of the join steps for a process."""

@@ -2,7 +2,8 @@
 
 Which of two limits has to be changed first depends on those in force: v1 wants memory <= memory+swap at every moment, a
 burst has to fit below its quota, and so on. So nothing is computed: what the kernel refuses as invalid is tried again after
-the others, and where that does not help either, everything is put back.
+the others, and where that does not help either, everything is put back. systemd, where it knows of the cgroup, is told what
+the kernel has taken.
 """
 
 from __future__ import annotations
@@ -38,7 +39,15 @@ def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str,
     if rules:
         after["devices"] = rules
         limits += making.device_steps(cgroup, rules)  # type: ignore[arg-type]
-    _apply(cgroup, limits, before.get("devices"))  # type: ignore[arg-type]
+    undo = _apply(cgroup, limits, before.get("devices"))  # type: ignore[arg-type]
+    try:
+        rounded = cgroup.tell(found, after)
+    except Error:
+        _put_back(cgroup, undo)  # type: ignore[arg-type]
+        raise
+    for step in limits:
+        if os.path.basename(step[1]) in rounded:
+            cgroup.run(step)
     return after
 
 
@@ -62,7 +71,8 @@ def _check_memory(cgroup: Any, memory: dict[str, Any], changed: dict[str, Any]) 
         raise CgroupError(f"unable to set memory limit to {limit} (current usage: {usage}, checkBeforeUpdate)")
 
 
-def _apply(cgroup: Cgroup, steps: list[Step], rules: list[dict[str, Any]] | None) -> None:
+def _apply(cgroup: Cgroup, steps: list[Step], rules: list[dict[str, Any]] | None) -> list[Step]:
+    """Do the steps, and answer those that have it all back."""
     undo: list[Step] = []
     try:
         while steps:
@@ -83,12 +93,17 @@ def _apply(cgroup: Cgroup, steps: list[Step], rules: list[dict[str, Any]] | None
                 raise why
             steps = put_off
     except Error:
-        for step in reversed(undo):
-            try:
-                cgroup.run(step)
-            except Error as error:
-                cgroup.warnings.append(f"put back the old limit: {error}")
+        _put_back(cgroup, undo)
         raise
+    return undo
+
+
+def _put_back(cgroup: Cgroup, undo: list[Step]) -> None:
+    for step in reversed(undo):
+        try:
+            cgroup.run(step)
+        except Error as error:
+            cgroup.warnings.append(f"put back the old limit: {error}")
 
 
 def _in_force(step: Step, rules: list[dict[str, Any]] | None) -> list[Step]:

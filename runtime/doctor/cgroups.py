@@ -69,8 +69,17 @@ def _driver(host: Host) -> Finding:
     if not host.is_systemd:
         return Finding(OK, "cgroup.driver", what, "not running here: engines must use the driver cgroupfs")
     if has_systemd_driver():
+        from runtime.cgroups import systemd
+
+        try:
+            version = systemd.version(host)
+        except Error as error:
+            advice = (
+                error.hint or "configure the engine for cgroupfs, or see why systemd does not answer: systemctl status"
+            )
+            return Finding(WARNING, "cgroup.driver", what, f"running, but {error.message}", advice)
         return Finding(
-            OK, "cgroup.driver", what, "running; the drivers cgroupfs and systemd (--systemd-cgroup) can be used"
+            OK, "cgroup.driver", what, f"{version}; the drivers cgroupfs and systemd (--systemd-cgroup) can be used"
         )
     found = "running, but this version of pyrunc knows the driver cgroupfs alone"
     return Finding(

@@ -13,8 +13,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("lifecycle", "making", "creation", "joining", "removal", "updating", "checkpoint", "restoring", "criu_process", "events"),
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps", "child", "external"),
-    1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel"),
+    1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
+        "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
+    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings
@@ -26,7 +27,7 @@ FAMILIES = (
 )
 
 #: programs that write files of the tree, and run only while it is built
-GENERATORS = {"libseccomp_build", "kernel.build", "kernel.generate"}
+GENERATORS = {"libseccomp_build", "libsystemd_build", "kernel.build", "kernel.generate"}
 
 #: what only the named modules may import, and why
 FENCES = {
@@ -36,6 +37,7 @@ FENCES = {
         "mounts to be idmapped, foreground waits on a pidfd and forwards signals, hooks starts programs of the host, "
         "doctor.cgroups asks whether device programs are taken",
     ),
+    "runtime._libsystemd": ({"cgroups.systemd_bus"}, "one module speaks to systemd"),
     "specs": ({"bundle", "cli.validate", "cli.features"}, "one module reads and checks documents"),
     "click": ({"cli.app"}, "the fast reader must never need it"),
     "jsonschema": ({"bundle", "cli.validate"}, "it explains what the compiled validator refused"),

@@ -15,6 +15,7 @@ import tree
 GENERATORS = {
     "runtime/kernel/generate.py": ["runtime/kernel/generate.py"],
     "runtime/libseccomp_build.py": ["-m", "runtime.libseccomp_build"],
+    "runtime/libsystemd_build.py": ["-m", "runtime.libsystemd_build"],
     "specs/generate.py": ["specs/generate.py"],
 }
 
@@ -40,5 +41,11 @@ def contents(top: Path) -> dict[str, bytes]:
 
 def test_generated_files_say_so() -> None:
     """At least the known ones; a file that is generated and does not say so would be edited one day."""
-    for name in ("runtime/kernel/ops.h", "specs/config_check.py", "specs/config_types.py", "runtime/_libseccomp.py"):
+    for name in (
+        "runtime/kernel/ops.h",
+        "specs/config_check.py",
+        "specs/config_types.py",
+        "runtime/_libseccomp.py",
+        "runtime/_libsystemd.py",
+    ):
         assert tree.is_generated(tree.ROOT / name), name

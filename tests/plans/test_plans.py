@@ -2,7 +2,7 @@
 
     config.json    what the engine wrote
     facts.json     {"host": a name in hosts.json, or facts on top of one of them; "request": what the command line decided;
-                   "process", "namespaces": for an exec}
+                   "process", "namespaces": for an exec; "systemd": the cgroup's steps too, with systemd as the driver}
     create.plan    the plan as `pyrunc plan` prints it, reviewed as text; then what the text leaves out: arguments,
                    environments, warnings, descriptors that are handed in
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from runtime import planner, wire
+from runtime import cgroups, planner, wire
 from runtime.host import Host
 from runtime.plan import Plan, check, show
 
@@ -69,6 +69,11 @@ def plan_of(config: dict[str, Any], facts: dict[str, Any]) -> Plan:
         elif name == "seccomp":
             value = Filter(value)
         setattr(request, name, value)
+    if facts.get("systemd"):
+        cgroup = cgroups.choose(config, request.id, request.host, True)
+        request.cgroup_steps = [(step, "") for step in cgroup.steps(config)]
+        request.join_steps, request.clone_into = cgroup.join_steps(), cgroup.clone_into()
+        request.self_join_steps, request.cgroup_paths = cgroup.self_join_steps(), cgroup.paths
     if "process" in facts:
         request.namespaces = facts["namespaces"]
         return planner.exec_process(request)

@@ -76,10 +76,10 @@ def test_the_devices_controller_is_not_optional() -> None:
         cgroups.choose(config("/x"), "web", v1_host(cgroup_mounts={}, cgroup_unified="", cgroup_mode="none"))
 
 
-def test_systemd_is_refused_clearly() -> None:
+def test_systemd_where_it_does_not_run() -> None:
     for systemd, manager in ((True, ""), (True, "cgroupfs"), (False, "systemd")):
-        with pytest.raises(Unsupported, match="systemd as the manager of cgroups is not supported"):
-            cgroups.choose(config("a:b:c"), "web", v1_host(), systemd, manager)
+        with pytest.raises(Unsupported, match="systemd does not run here"):
+            cgroups.choose(config("a.slice:b:c"), "web", v1_host(is_systemd=False), systemd, manager)
     with pytest.raises(UsageError, match='"docker"'):
         cgroups.choose(config(), "web", v1_host(), manager="docker")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.doctor import ERROR, NOTE, OK, WARNING, cgroups
+from runtime.doctor import ERROR, OK, WARNING, cgroups
 from runtime.host import Host
 
 FACTS = {"cgroup_mounts": {}, "own_cgroups": {"": "/user.slice"}, "euid": 0, "is_rootless": False, "is_systemd": False}
@@ -58,10 +58,15 @@ def test_hierarchies_that_are_missing(tmp_path: Path) -> None:
     assert {name: found[f"cgroup.v1.{name}"] for name in wanted} == wanted
 
 
-def test_a_driver_that_cannot_be_had() -> None:
+def test_the_drivers_that_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cgroups._driver(Host.from_facts({"is_systemd": False})).severity == OK
-    there = cgroups._driver(Host.from_facts({"is_systemd": True}))
-    assert there.severity == (OK if cgroups.has_systemd_driver() else NOTE)
+    user = {"is_systemd": True, "is_rootless": True, "euid": 1000, "in_user_ns": False}
+    monkeypatch.setattr("runtime.cgroups.systemd_bus.os.environ", {"XDG_RUNTIME_DIR": "/no/such"})
+    there = cgroups._driver(Host.from_facts(user))
+    assert there.severity == WARNING and "cannot reach systemd: /no/such/systemd/private: no such file" in there.found
+    monkeypatch.setattr("runtime.cgroups.systemd.version", lambda host: "252")
+    there = cgroups._driver(Host.from_facts(user))
+    assert there.severity == OK and there.found.startswith("252; the drivers cgroupfs and systemd")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class Cgroup:
         except FileNotFoundError:
             self._mkdir_parents(path)
         except OSError as error:
-            raise failed(f"make cgroup {path}", error) from None
+            raise self._failed(f"make cgroup {path}", path, error) from None
         else:
             self.made.append(path)
 
@@ -116,7 +116,7 @@ class Cgroup:
             except FileExistsError:
                 pass  # a neighbour was faster
             except OSError as error:
-                raise failed(f"make cgroup {missing[-1]}", error) from None
+                raise self._failed(f"make cgroup {missing[-1]}", missing[-1], error) from None
             else:
                 (self.made if len(missing) == 1 else self.created_parents).append(missing[-1])
                 if self.version == 1 and missing[-1] != path:
@@ -150,13 +150,25 @@ class Cgroup:
             usage, peak = (walk.number(f"{folder}/memory.{name}_in_bytes") for name in ("usage", "max_usage"))
             return CgroupError(f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})")
         if error.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
-            return Unsupported(f'write "{value}" to {path}: this kernel or this cgroup has no {file}')
+            from runtime.cgroups import delegation
+
+            why, hint = delegation.missing(folder, file) if self.version == 2 else ("", "")
+            return Unsupported(f'write "{value}" to {path}: {why or f"this kernel or this cgroup has no {file}"}', hint)
         if error.errno == EOPNOTSUPP and self.version == 2:
             kind = walk.text(f"{folder}/cgroup.type").strip()
             return CgroupError(
                 f'write "{value}" to {path}: the cgroup is "{kind}": a cgroup above holds processes itself'
             )
-        return failed(f'write "{value}" to {path}', error)
+        return self._failed(f'write "{value}" to {path}', path, error)
+
+    def _failed(self, attempt: str, path: str, error: OSError) -> CgroupError:
+        """The error, with a hint where it is a user who was not given what he needs."""
+        refused = failed(attempt, error)
+        if error.errno in (EACCES, EPERM):
+            from runtime.cgroups import delegation
+
+            refused.hint = delegation.hint_for(path, self.host)
+        return refused
 
     # -- joining it --------------------------------------------------------------------------------------------------------
 

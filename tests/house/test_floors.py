@@ -13,7 +13,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel"),
+    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "kernel", "unprivileged"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from runtime import foreground, identity, lifecycle, removal, seccomp, steps, store, wire
+from runtime import cgroups, foreground, identity, lifecycle, removal, seccomp, steps, store, wire
 from runtime import system as os
 from runtime.errors import CgroupError, Error, KernelError, StateError
 from runtime.launch import Launch, words_for_status
@@ -157,7 +157,10 @@ class Made:
         }
 
     def _write(self, step: Step, launch: Launch, given: int) -> int:
-        steps.write_for(step, launch.pid)
+        if cgroups.is_late(step):
+            self.making.cgroup.run(step)
+        else:
+            steps.write_for(step, launch.pid)
         return -1
 
     def _id_map(self, step: Step, launch: Launch, given: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from runtime import kernel, wire
 from runtime import system as os
 from runtime.errors import Error, KernelError
+from runtime.linux import CLONE_NEWUSER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Launch:
             standard = [number if fd is None else fd for number, fd in enumerate(stdio or (0, 1, 2))]
             self.pid, self.sock = kernel.launch(wire.encode(plan), fds, 3 + plan.preserve, standard)
         except OSError as error:
-            raise KernelError("start the init image", error.errno or 0) from None
+            from runtime import unprivileged
+
+            raise KernelError("start the init image", error.errno or 0, hint=unprivileged.why_no_image()) from None
         self.first_pid = self.pid
 
     def serve(self) -> None:
@@ -81,11 +84,23 @@ class Launch:
             self.on_pid(value)
             self._reply(0)
         elif kind == wire.FAILED:
-            raise wire.failure(self.plan, index, value, detail)
+            raise self._failure(op, index, value, detail)
         elif kind == wire.WARN:
             self.warnings.append(f"{wire.failure(self.plan, index, value, detail)}, ignoring")
         else:
             raise Error(f"init sent a message of unknown kind {kind}")
+
+    def _failure(self, op: Op, index: int, errno: int, detail: bytes) -> Error:
+        """The error, with a hint where it is the administrator who has to allow something."""
+        error = wire.failure(self.plan, index, errno, detail)
+        if not error.hint and type(error) is KernelError:
+            from runtime import unprivileged
+
+            if op.name == "unshare" and op.a & CLONE_NEWUSER:
+                error.hint = unprivileged.why_no_user_ns(errno)
+            else:
+                error.hint = unprivileged.why_powerless(errno) or unprivileged.why_no_mount(op.about, errno)
+        return error
 
     def _ask(self, op: Op, number: int, given: int) -> None:
         result = -1

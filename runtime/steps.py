@@ -23,7 +23,15 @@ def write_for(step: Step, pid: int) -> None:
     except OSError as error:
         # user_namespaces(7), Defining user and group ID mappings; root of the host may map anything
         is_map = path.endswith(("/uid_map", "/gid_map")) and error.errno == 1
-        hint = "only ids that this user namespace has itself can be mapped in one below it" if is_map else ""
+        hint = (
+            "only ids that this user namespace has itself can be mapped in one below it, and root with CAP_SETFCAP alone"
+            if is_map
+            else ""
+        )
+        if not is_map:
+            from runtime.unprivileged import why_not_moved
+
+            hint = why_not_moved(path, error.errno or 0)
         raise KernelError(f"write {value!r} to {path}", error.errno or 0, hint=hint) from None
 
 

@@ -50,10 +50,18 @@ def run_helper(name: str, pid: int, words: Sequence[str]) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
         text = " ".join(output.decode("utf-8", "replace").split())
-        hint = ""
-        if "not allowed" in text:
-            hint = f"ranges that a user may map are in /etc/{'subuid' if name == 'newuidmap' else 'subgid'}"
+        hint = _why_refused(name, path, text, words)
         raise KernelError(f"{name} {pid} {' '.join(words)}", 1, detail=text or f"exit status {status}", hint=hint)
+
+
+def _why_refused(name: str, path: str, text: str, words: Sequence[str]) -> str:
+    from runtime import unprivileged
+
+    if "not allowed" not in text:
+        return unprivileged.why_helper_is_powerless(path)
+    file, own = ("/etc/subuid", os.geteuid()) if name == "newuidmap" else ("/etc/subgid", os.getegid())
+    found = [(int(first), int(count)) for first, count in zip(words[1::3], words[2::3], strict=True)]
+    return unprivileged.why_no_ids(file, os.geteuid(), [entry for entry in found if entry != (own, 1)])
 
 
 def namespace_of(uid_map: str, gid_map: str) -> int:

@@ -51,7 +51,7 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
 import mkrootfs  # noqa: E402 - found through the path above
-from features import FEATURES, has, text  # noqa: E402
+from features import FEATURES, cgroup_parent, has, text  # noqa: E402
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Leaks:
 
 def _cgroup_tops() -> list[Path]:
     """Where the cgroups of all tests are, in each hierarchy."""
-    return [*Path("/sys/fs/cgroup").glob("*/pyrunc-test"), *Path("/sys/fs/cgroup").glob("pyrunc-test")]
+    return [*Path("/sys/fs/cgroup").glob("*/pyrunc-test"), Path(f"/sys/fs/cgroup{cgroup_parent()}/pyrunc-test")]
 
 
 def pytest_sessionfinish() -> None:
@@ -391,7 +391,8 @@ def bundle(scratch: Path, base_rootfs: Path, request: pytest.FixtureRequest) -> 
         if (HERE / "fixtures" / "probe.c").exists():
             shutil.copy(request.getfixturevalue("probe"), path / "rootfs" / "bin" / "probe")
         config = mkrootfs.config(*args, **changes)
-        config.get("linux", {}).setdefault("cgroupsPath", f"/pyrunc-test/{_TOKEN}-{path.name}")
+        if has("own-cgroups"):
+            config.get("linux", {}).setdefault("cgroupsPath", f"{cgroup_parent()}/pyrunc-test/{_TOKEN}-{path.name}")
         return Bundle(path, config)
 
     return make

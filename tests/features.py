@@ -95,6 +95,18 @@ def _idmapped(directory: str) -> bool:
         child.wait()
 
 
+def cgroup_parent() -> str:
+    """The cgroup, as a path below the hierarchy's root, that those of tests may be made in: for a user, beside his own one."""
+    own = text("/proc/self/cgroup").partition("0::")[2].strip()
+    return os.path.dirname(own).rstrip("/") if os.geteuid() else ""
+
+
+def _own_cgroups() -> bool:
+    """Whether we may make cgroups: root on any host, a user where that was delegated to him."""
+    folder = f"/sys/fs/cgroup{cgroup_parent()}"
+    return os.geteuid() == 0 or all(os.access(path, os.W_OK) for path in (folder, f"{folder}/cgroup.procs"))
+
+
 def _makes(*command: str) -> bool:
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -148,6 +160,10 @@ def _links(pid: int) -> list[str]:
 
 #: name -> does this machine have it; the only reasons for which a test may be skipped
 FEATURES: dict[str, Callable[[], bool]] = {
+    "root": lambda: os.geteuid() == 0,
+    "own-cgroups": _own_cgroups,
+    # for what a user is refused: root makes one who was given nothing
+    "no-delegation": lambda: os.geteuid() == 0 or not _own_cgroups(),
     "cap-sys-resource": lambda: _capability(24),
     "lsm-apparmor": lambda: text("/sys/module/apparmor/parameters/enabled").startswith("Y"),
     "lsm-selinux": lambda: os.path.exists("/sys/fs/selinux/status"),

@@ -104,8 +104,7 @@ def _unified(inner: str, asked: str, host: Any) -> Cgroup | NoCgroup:
         base = _joined(top, os.path.dirname(host.own_cgroups.get("", "/")))
     path = _joined(base, inner)
     if host.is_rootless and not asked and not _may_make(base, "cgroup.procs"):
-        why = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups"
-        return NoCgroup(f"{why}: {base}", 2)
+        return NoCgroup(f"{base} is not delegated to uid {host.euid}, who may make no cgroup in it", 2, host)
     return fs.Cgroup(2, {"": path}, host)
 
 
@@ -124,7 +123,7 @@ def _hierarchies(inner: str, asked: str, host: Any) -> Cgroup | NoCgroup:
             continue
         paths[name] = _joined(base, inner)
     if not paths and host.is_rootless:
-        return NoCgroup("container could not join or create cgroup")
+        return NoCgroup("container could not join or create cgroup", 1, host)
     if "devices" not in paths and not host.is_rootless:
         # runc refuses as well: without it nothing keeps a container from the host's disks
         raise Unsupported("the cgroup controller devices is not mounted on this host: device rules cannot be enforced")
@@ -142,11 +141,13 @@ def _may_make(folder: str, *files: str) -> bool:
 class NoCgroup:
     """In place of a cgroup where there is none: `why` says why, and a limit that is asked for is refused with it."""
 
-    __slots__ = ("why", "paths", "version", "made", "created_parents", "warnings", "is_foreign")
+    __slots__ = ("why", "paths", "version", "made", "created_parents", "warnings", "is_foreign", "host")
 
-    def __init__(self, why: str, version: int = 1) -> None:
+    def __init__(self, why: str, version: int = 1, host: Any = None) -> None:
         self.why = why
         self.version = version
+        #: whose lack of rights is the reason, if that is the reason
+        self.host = host
         self.paths: dict[str, str] = {}
         self.made: list[str] = []
         self.created_parents: list[str] = []
@@ -167,8 +168,16 @@ class NoCgroup:
 
         limits = resources.writes(self.version, (config.get("linux") or {}).get("resources") or {})
         if limits:
-            raise Unsupported(f"cannot set {limits[0][0]} limit: {self.why}")
+            raise Unsupported(f"cannot set {limits[0][0]} limit: {self.why}", self._hint())
         return []
+
+    def _hint(self) -> str:
+        """How there would be one."""
+        if self.host is None:
+            return ""
+        from runtime.cgroups import delegation
+
+        return delegation.place_for(self.host)
 
     def run(self, step: Step, pid: int = 0) -> None:
         """There is nothing to run."""

@@ -103,7 +103,7 @@ class Cgroup:
         except FileNotFoundError:
             self._mkdir_parents(path)
         except OSError as error:
-            raise failed(f"make cgroup {path}", error) from None
+            raise self._failed(f"make cgroup {path}", path, error) from None
         else:
             self.made.append(path)
 
@@ -118,7 +118,7 @@ class Cgroup:
             except FileExistsError:
                 pass  # a neighbour was faster
             except OSError as error:
-                raise failed(f"make cgroup {missing[-1]}", error) from None
+                raise self._failed(f"make cgroup {missing[-1]}", missing[-1], error) from None
             else:
                 (self.made if len(missing) == 1 else self.created_parents).append(missing[-1])
                 if self.version == 1 and missing[-1] != path:
@@ -154,6 +154,15 @@ class Cgroup:
     def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
         """Tell who else has the limits what they are now: nobody here. The files that have then to be written again."""
         return ()
+
+    def _failed(self, attempt: str, path: str, error: OSError) -> CgroupError:
+        """The error, with a hint where it is a user who was not given what he needs."""
+        refused = failed(attempt, error)
+        if error.errno in (EACCES, EPERM):
+            from runtime.cgroups import delegation
+
+            refused.hint = delegation.hint_for(path, self.host)
+        return refused
 
     # -- joining it --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EOPNOTSUPP, EPERM, ERANGE, EROFS
 
 from runtime import system as os
-from runtime.cgroups import fs, resources, walk
+from runtime.cgroups import delegation, fs, resources, walk
 from runtime.errors import CgroupError, Unsupported
 
 TYPE_CHECKING = False
@@ -55,8 +55,13 @@ def error(cgroup: Cgroup, path: str, value: str, refusal: OSError) -> CgroupErro
             f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak}){asked}", errno=EBUSY
         )
     if refusal.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
-        return Unsupported(f'write "{value}" to {path}: {missing(cgroup, folder, file)}{asked}')
-    return fs.failed(f'write "{value}" to {path}', refusal, _reason(cgroup, folder, file, refusal.errno or 0), asked)
+        hint = delegation.missing(folder, file)[1] if cgroup.version == 2 else ""
+        return Unsupported(f'write "{value}" to {path}: {missing(cgroup, folder, file)}{asked}', hint)
+    reason = _reason(cgroup, folder, file, refusal.errno or 0)
+    found = fs.failed(f'write "{value}" to {path}', refusal, reason, asked)
+    if refusal.errno in (EACCES, EPERM):
+        found.hint = delegation.hint_for(path, cgroup.host)
+    return found
 
 
 def missing(cgroup: Cgroup, folder: str, file: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from runtime import cgroups
-from runtime.cgroups import walk
+from runtime.cgroups import delegation, walk
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding
 from runtime.errors import Error
 
@@ -21,9 +21,9 @@ _USUAL = ("memory", "cpu", "cpuset", "pids", "devices", "freezer", "blkio")
 _USUAL_V2 = ("memory", "cpu", "cpuset", "pids", "io")
 
 #: a drop-in by which systemd hands all controllers to users
-DELEGATE = """as root:
-  mkdir -p /etc/systemd/system/user@.service.d
-  printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' > /etc/systemd/system/user@.service.d/delegate.conf
+DELEGATE = f"""as root:
+  mkdir -p {os.path.dirname(delegation.DROP_IN)}
+  printf '[Service]\\nDelegate={" ".join(delegation.SYSTEMD)}\\n' > {delegation.DROP_IN}
   systemctl daemon-reload"""
 
 
@@ -47,9 +47,9 @@ def check(host: Host) -> Iterator[Finding]:
         yield Finding(ERROR, "cgroup.place", "a container's cgroup", error.message, error.hint)
         return
     if isinstance(chosen, cgroups.NoCgroup):
-        advice = "containers run without limits: every one in linux.resources is an error"
-        if host.is_systemd and mode == "v2":
-            advice += "; " + DELEGATE
+        advice = (
+            f"containers run without limits, and every one in linux.resources is an error; {delegation.place_for(host)}"
+        )
         yield Finding(WARNING, "cgroup.place", "a container's cgroup", chosen.why, advice)
     if mode == "v2":
         yield from _unified(host, chosen.paths.get("", ""))
@@ -144,11 +144,14 @@ def _compiled() -> dict[str, bool]:
 def _unified(host: Host, path: str) -> Iterator[Finding]:
     top = host.cgroup_unified
     compiled = walk.text(f"{top}/cgroup.controllers").split()
-    base = os.path.dirname(path) if path else f"{top}{host.own_cgroups.get('', '')}"
+    base = os.path.dirname(path) if path else f"{top}/user.slice/user-{host.euid}.slice/user@{host.euid}.service"
+    if not os.path.isdir(base) and not path:
+        yield _devices(host)  # nothing was given to this user anywhere
+        return
     delegated = walk.text(f"{base}/cgroup.controllers").split()
     enabled = walk.text(f"{base}/cgroup.subtree_control").split()
-    why = why_not(path) if path else "no place for a container's cgroup"
     if path:
+        why = why_not(path)
         severity = ERROR if why else OK
         yield Finding(severity, "cgroup.place", "a container's cgroup", why or f"can be made in {base}")
     may_enable = os.access(f"{base}/cgroup.subtree_control", os.W_OK)
@@ -158,8 +161,12 @@ def _unified(host: Host, path: str) -> Iterator[Finding]:
             how = "is enabled" if name in enabled else "can be enabled"
             yield Finding(OK, id_, name, f"{how} in {base}")
         elif name in compiled:
-            advice = DELEGATE if host.is_systemd else f"as root:\n  echo +{name} > {top}/cgroup.subtree_control"
-            yield Finding(WARNING if name in _USUAL_V2 else NOTE, id_, name, f"not available in {base}", advice)
+            found, advice = f"not available in {base}", f"as root:\n  echo +{name} > {top}/cgroup.subtree_control"
+            if host.is_systemd and name in delegation.SYSTEMD:
+                advice = DELEGATE
+            elif host.is_systemd:
+                found, advice = f"{found}: systemd does not delegate it", ""
+            yield Finding(WARNING if name in _USUAL_V2 else NOTE, id_, name, found, advice)
         else:
             found = "this kernel does not have it, or was started without it (cgroup_disable=)"
             if _compiled().get("blkio" if name == "io" else name):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
-from runtime import linux
-from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel, privileges
+from runtime import linux, unprivileged
+from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel
 from runtime.planner import sysctl
 
 TYPE_CHECKING = False
@@ -74,13 +74,12 @@ def users(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
         return
     section = config.get("linux") or {}
     for key, file, own in (("uidMappings", "/etc/subuid", os.getuid()), ("gidMappings", "/etc/subgid", os.getgid())):
-        allowed = [(own, 1), *privileges.ranges(file, os.getuid())]
+        allowed = [(own, 1), *unprivileged.ranges(file, os.getuid())]
         for index, row in enumerate(section.get(key) or ()):
             first, count = row["hostID"], row["size"]
             if not any(begin <= first and first + count <= begin + size for begin, size in allowed):
                 found = f"{count} ids from {first} are not yours to map: {', '.join(f'{size} from {begin}' for begin, size in allowed)} are"
-                option = "--add-subuids" if key == "uidMappings" else "--add-subgids"
-                advice = f"write one of those, or as root:\n  usermod {option} {first}-{first + count - 1} $(id -un {os.getuid()})"
+                advice = unprivileged.why_no_ids(file, os.getuid(), [(first, count)])
                 yield Finding(ERROR, "bundle.id-mapping", f"/linux/{key}/{index}", found, advice)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime import linux
+from runtime import linux, unprivileged
 from runtime import system as os
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, trial
 from runtime.plan import Op
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 FLOOR = (5, 15)
 
 _SYS_ADMIN = 1 << linux.CAPABILITIES.index("CAP_SYS_ADMIN")
-
-_SYSCTLS = (
-    ("user/max_user_namespaces", "0", "user namespaces are turned off", "sysctl user.max_user_namespaces=15000"),
-    ("kernel/unprivileged_userns_clone", "0", "for root only", "sysctl kernel.unprivileged_userns_clone=1"),
-    ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor allows them to programs with a profile for it only",
-     "sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
-)  # fmt: skip
 
 
 def check(host: Host) -> Iterator[Finding]:
@@ -110,12 +103,16 @@ def _user_namespaces(host: Host) -> Iterator[Finding]:
         yield Finding(
             OK, "userns.create", "new user namespace", f"made; at most {limit or '?'} (user.max_user_namespaces)"
         )
-    for name, bad, meaning, advice in _SYSCTLS:
+    for name, bad, meaning, advice in unprivileged.SWITCHES:
         value = text(f"/proc/sys/{name}")
         if value == bad:
             id_ = f"userns.{name.partition('/')[2].replace('_', '-')}"
             yield Finding(
-                WARNING if why else NOTE, id_, f"sysctl {name.replace('/', '.')}", f"{value}: {meaning}", advice
+                WARNING if why else NOTE,
+                id_,
+                f"sysctl {name.replace('/', '.')}",
+                f"{value}: {meaning}",
+                f"as root:\n  {advice}",
             )
 
 
@@ -133,6 +130,8 @@ def _mounts(host: Host) -> Finding:
     if not why:
         return Finding(OK, "kernel.mount-api", "new mount API", names)
     advice = "a seccomp filter above this process, or a security module, refuses them; an engine's default profile of 2021 or later has them"
+    if trial.refused(ops[:1]):
+        advice = "see kernel.namespaces: they were not reached"
     return Finding(ERROR, "kernel.mount-api", "new mount API", why, advice)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import pwd
 
-from runtime import linux, userns
+from runtime import linux, unprivileged, userns
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding
 from runtime.errors import Error
 
@@ -77,25 +76,6 @@ def _capabilities(host: Host) -> Iterator[Finding]:
         yield Finding(NOTE, "privileges.capabilities", "capabilities", found)
 
 
-def ranges(path: str, uid: int) -> list[tuple[int, int]]:
-    """(first, count) of each range that a user may map, subuid(5)."""
-    try:
-        names = {str(uid), pwd.getpwuid(uid).pw_name}
-    except KeyError:
-        names = {str(uid)}
-    found = []
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, rest = line.strip().partition(":")
-                first, _, count = rest.partition(":")
-                if name in names and first.isdigit() and count.isdigit():
-                    found.append((int(first), int(count)))
-    except OSError:
-        pass
-    return found
-
-
 def _subordinate(host: Host) -> Iterator[Finding]:
     uid = os.getuid()
     only = "only one's own id can be mapped: images whose files belong to several users do not work"
@@ -111,38 +91,18 @@ def _subordinate(host: Host) -> Iterator[Finding]:
                 f"{error.hint}:\n  apt install uidmap",
             )
             continue
-        info = os.stat(path)
-        has_right = (info.st_mode & 0o4000 and info.st_uid == 0) or _has_file_capabilities(path)
-        if host.no_new_privs:
-            yield Finding(WARNING, f"rootless.{program}", path, f"no_new_privs is set on this process: {only}",
-                          "start pyrunc from a session or service without NoNewPrivileges=")  # fmt: skip
-        elif not has_right:
-            yield Finding(WARNING, f"rootless.{program}", path, f"neither set-user-id root nor with file capabilities: {only}",
-                          f"as root:\n  chmod u+s {path}")  # fmt: skip
+        why, _, advice = unprivileged.why_helper_is_powerless(path).partition(": ")
+        if why:
+            yield Finding(WARNING, f"rootless.{program}", program, f"{why}: {only}", advice)
         else:
             yield Finding(OK, f"rootless.{program}", program, path)
-        owned = ranges(file, uid)
+        owned = unprivileged.ranges(file, uid)
         id_ = f"rootless.{os.path.basename(file)}"
         if owned:
             yield Finding(OK, id_, file, ", ".join(f"{count} ids from {first}" for first, count in owned))
         else:
-            option = "--add-subuids" if program == "newuidmap" else "--add-subgids"
-            advice = f"as root, with a range that nobody else has:\n  usermod {option} 100000-165535 {_name(uid)}"
-            yield Finding(WARNING, id_, file, f"no range for {_name(uid)}: {only}", advice)
-
-
-def _has_file_capabilities(path: str) -> bool:
-    try:
-        return bool(os.getxattr(path, "security.capability"))
-    except OSError:
-        return False
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+            advice = f"as root:\n  echo {unprivileged.line_for(file, uid)} >>{file}"
+            yield Finding(WARNING, id_, file, f"no range for {unprivileged.name_of(uid)}: {only}", advice)
 
 
 def _runtime_dir(host: Host) -> Finding:

@@ -162,7 +162,7 @@ def build_extension(work: Path, image: Path, product: Path) -> None:
     import cffi
 
     made_from = (
-        *sources("launch.c", "calls.c", "calls.h"),
+        *sources("launch.c", "sealed.c", "calls.c", "calls.h"),
         image,
         compiler(),
         WARNINGS,
@@ -186,7 +186,7 @@ def build_extension(work: Path, image: Path, product: Path) -> None:
     include = sysconfig.get_paths()["include"]
     common = ["-O2", "-fPIC", "-pthread", "-fvisibility=hidden", f"-I{work}", f"-I{HERE}"]
     objects = []
-    for name in ("launch.c", "calls.c"):
+    for name in ("launch.c", "sealed.c", "calls.c"):
         objects.append(str(work / f"{name}.o"))
         run([*compiler(), *WARNINGS, *common, "-c", name, "-o", objects[-1]])
     # the code that cffi writes is not held to our warnings

@@ -13,73 +13,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <linux/mount.h>
 
 #include "image.h" /* static const unsigned char image[]: the static interpreter */
 
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10U
-#endif
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x8U
-#endif
-#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
-#define STACK_BYTES 16384
-
-static long write_all(int fd, const void *data, size_t n)
-{
-    const char *p = data;
-    while (n) {
-        ssize_t done = write(fd, p, n);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) return done ? -errno : -EIO;
-        p += done;
-        n -= (size_t)done;
-    }
-    return 0;
-}
-
 /* -- the image as something to execute ----------------------------------------------------------------------------- */
-
-/* A memfd with `data` that nobody can change any more: not a container that finds it as /proc/PID/exe (CVE-2019-5736).
- */
-static int sealed(const char *name, unsigned kind, const void *data, size_t n)
-{
-    int fd = (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING | kind);
-    if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) return -errno;
-    long error = write_all(fd, data, n);
-    if (error == 0) error = error_or(fcntl(fd, F_ADD_SEALS, SEALS));
-    if (error == 0) return fd;
-    close(fd);
-    return (int)error;
-}
-
-/* Where memfds are not to be had, or not to be executed (vm.memfd_noexec = 2): a file of a tmpfs that is mounted
- * nowhere. */
-static int detached(const void *data, size_t n)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
-    int context = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), mount = -1, fd = -1;
-    if (context < 0) return -errno;
-    long error = error_or(syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0));
-    if (error == 0) error = mount = (int)error_or(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0));
-    if (error >= 0) error = fd = (int)error_or(openat(mount, "file", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0500));
-    if (error >= 0) error = write_all(fd, data, n);
-    // closed before it is opened again: what is open for writing cannot be executed, nor its mount made read-only
-    if (fd >= 0) close(fd);
-    if (error == 0) error = error_or(syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &attr, sizeof(attr)));
-    if (error == 0) error = error_or(openat(mount, "file", O_RDONLY | O_CLOEXEC));
-    if (mount >= 0) close(mount);
-    close(context);
-    return (int)error;
-}
-
-static int unchangeable(const char *name, unsigned kind, const void *data, size_t n)
-{
-    int fd = sealed(name, kind, data, n);
-    return fd == -EACCES || fd == -EPERM || fd == -ENOSYS ? detached(data, n) : fd;
-}
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int kept = -1;

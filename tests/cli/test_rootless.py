@@ -125,7 +125,7 @@ def test_whole_life(rootless, own, user, scratch, until, catches):
     rootless("create", "-b", made, "--pid-file", made.path / "pid", id_)
     pid = int((made.path / "pid").read_text())
     assert rootless.state(id_)["status"] == "created"
-    assert os.stat(f"/proc/{pid}/root").st_uid == user.uid
+    assert os.stat(f"/proc/{pid}").st_uid in (0, user.uid)  # root's while it is undumpable, proc(5)
     rootless("start", id_)
     assert rootless.state(id_)["status"] == "running"
     assert rootless("list", "-q").out == f"{id_}\n" and user.name in rootless("list").out
@@ -211,13 +211,12 @@ def test_terminal_of_exec(rootless, own, receiver, read_until):
 def test_binds(rootless, own, user, scratch):
     (scratch / "mine").mkdir(mode=0o700)
     (scratch / "mine" / "file").write_text("x")
-    subprocess.run(["chown", "-R", f"{user.uid}:{user.gid}", scratch / "mine"], check=True)
-    (scratch / "roots").mkdir(mode=0o755)
+    user.owns(scratch / "mine")
     edit = both(
         mount("/rw", scratch / "mine", "rbind"),
         mount("/ro", scratch / "mine", "bind", "ro", "noexec"),
         mount("/etc/file", scratch / "mine" / "file", "bind"),
-        mount("/roots", scratch / "roots", "bind"),
+        mount("/roots", "/usr", "bind"),
     )
     actions = "mkfile /rw/new -- mkfile /ro/other -- read /etc/file -- mkfile /roots/new -- stat /roots"
     found = rootless("run", "-b", own(edit, "/bin/probe", "each", *actions.split()), rootless.id()).json()
@@ -226,6 +225,7 @@ def test_binds(rootless, own, user, scratch):
     assert (scratch / "mine" / "new").stat().st_uid == user.uid
 
 
+@pytest.mark.requires("root")
 def test_bind_of_what_the_user_cannot_reach(refused, scratch):
     (scratch / "secret").mkdir(mode=0o700)
     (scratch / "secret" / "file").touch()
@@ -265,7 +265,7 @@ def test_hooks(rootless, own, user, scratch):
     """They run as the user, the ones of the container as its root."""
     out = scratch / "out"
     out.mkdir()
-    os.chown(out, user.uid, user.gid)
+    user.owns(out)
 
     def edit(config):
         config["hooks"] = {
@@ -278,11 +278,14 @@ def test_hooks(rootless, own, user, scratch):
     assert found == {"createRuntime": user.uid, "createContainer": 0, "poststart": user.uid, "poststop": user.uid}
 
 
+LIMITED = pytest.mark.requires("no-delegation")
+
+
 @pytest.mark.parametrize("edit, words", [
     (without_user_namespace, ["rootless container requires user namespaces", "spec --rootless"]),
     (lambda c: c["linux"].update(cgroupsPath="/of/mine"), ["cgroup", "of", "permission denied"]),
-    (lambda c: c["linux"].update(resources={"memory": {"limit": 1 << 30}}), ["memory", "cgroup"]),
-    (lambda c: c["linux"].update(resources={"pids": {"limit": 10}}), ["pids", "cgroup"]),
+    pytest.param(lambda c: c["linux"].update(resources={"memory": {"limit": 1 << 30}}), ["memory", "cgroup"], marks=LIMITED),
+    pytest.param(lambda c: c["linux"].update(resources={"pids": {"limit": 10}}), ["pids", "cgroup"], marks=LIMITED),
     (lambda c: c["process"].update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1 << 30}]),
      ["RLIMIT_NOFILE", "operation not permitted"]),
     (lambda c: c["linux"].update(sysctl={"net.ipv4.ip_forward": "1"}), ["net.ipv4.ip_forward"]),
@@ -388,6 +391,7 @@ def test_root_of_the_host_cannot_be_mapped(refused):
     refused(mapping((0, 0, 1)), "newuidmap", "not allowed")
 
 
+@pytest.mark.requires("root")
 def test_helper_that_is_not_installed(rootless, refused, many, peer):
     # in a mount namespace of the command's own; as for every file that cannot be executed
     hide = 'mount --bind /dev/null $(readlink -f /usr/bin/newuidmap) && exec "$@"'
@@ -412,6 +416,7 @@ def test_runtime_directory_must_be_the_users(rootless, own, scratch):
     assert "permission denied" in error and "XDG_RUNTIME_DIR" in error
 
 
+@pytest.mark.requires("root")
 @pytest.mark.differs("it takes any directory")
 def test_state_of_somebody_else_is_not_believed(rootless, own, pyrunc, user, until):
     """It could name any process to be killed, and hooks to be run."""
@@ -497,7 +502,7 @@ def test_bind_that_only_the_outer_root_can_reach(rootless, own, user, scratch):
     secret.mkdir(mode=0o700)
     (secret / "open").mkdir()
     (secret / "open" / "file").write_text("x")
-    subprocess.run(["chown", "-R", f"{user.uid}:{user.gid}", str(secret)], check=True)
+    user.owns(secret)
     made = own(both(mapping((0, 1000, 1000)), mount("/t", secret / "open", "rbind", "ro")), "/bin/cat", "/t/file")
     rootless.inside = NESTED["many ids, own mounts"]
     (made.rootfs / "t").mkdir()  # the rootfs is not the inner root's to change
@@ -515,6 +520,7 @@ def test_ids_that_the_outer_namespace_does_not_have(rootless, own):
 # -- global options ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("root")
 def test_rootless_option(rootless, own, make, pyrunc, peer):
     """Whether to go on without cgroups that may not be made; who is root is another question."""
     made = own()
@@ -526,6 +532,7 @@ def test_rootless_option(rootless, own, make, pyrunc, peer):
         pyrunc(f"--rootless={value}", "run", "-b", box, pyrunc.id(value))
 
 
+@pytest.mark.requires("cgroup-v1", "root")
 def test_rootless_option_for_root(pyrunc, make, until):
     """Root gets cgroups all the same; only where they cannot be made is nothing said about it."""
     made, id_ = make(None, "/bin/probe", "sleep", "1000"), pyrunc.id()
@@ -547,6 +554,7 @@ def test_rootless_option_for_root(pyrunc, make, until):
         assert ("read-only file system" in done.stderr) == bool(status)
 
 
+@pytest.mark.requires("root")
 @pytest.mark.differs("it does not know the option")
 def test_cgroups_disabled(pyrunc, make, scratch, until):
     made, id_ = make(None, "/bin/sh", "-c", "sleep 999 & exec sleep 1000"), pyrunc.id()

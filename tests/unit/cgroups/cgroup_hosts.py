@@ -20,6 +20,7 @@ def v1_host(**facts: Any) -> Host:
             "cgroup_unified": f"{TOP}/unified",
             "own_cgroups": {},
             "is_rootless": False,
+            "is_systemd": False,
             "euid": 0,
         }
         | facts
@@ -34,6 +35,7 @@ def v2_host(**facts: Any) -> Host:
             "cgroup_unified": TOP,
             "own_cgroups": {"": "/user.slice/session-1.scope"},
             "is_rootless": False,
+            "is_systemd": False,
             "euid": 0,
             "cgroup_controllers": "cpu cpuset io memory pids",
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import unprivileged
 from runtime.cli import doctor
 from runtime.doctor import (
     ERROR,
@@ -48,8 +49,8 @@ def test_an_old_kernel_is_an_error(release: str, severity: str) -> None:
 def test_ranges_of_ids_by_name_and_by_number(tmp_path: Path) -> None:
     path = tmp_path / "subuid"
     path.write_text("root:100000:65536\nother:1:2\n0:500000:10\nroot:x:1\nbroken\n")
-    assert privileges.ranges(str(path), 0) == [(100000, 65536), (500000, 10)]
-    assert privileges.ranges(str(tmp_path / "nosuch"), 0) == []
+    assert unprivileged.ranges(str(path), 0) == [(100000, 65536), (500000, 10)]
+    assert unprivileged.ranges(str(tmp_path / "nosuch"), 0) == []
 
 
 def test_capabilities_that_are_missing() -> None:

@@ -17,6 +17,7 @@ Markers: `@pytest.mark.requires("cgroup-v2")` skips where a kernel feature of te
 other skip (and any expected failure) is turned into a failure, and the last lines name the missing features.
 
 PYRUNC=/usr/sbin/runc in the environment runs the same tests on a peer, to find out what the peer really does.
+PYRUNC_TEST_CGROUP_MANAGER=systemd (otherwise cgroupfs) runs them with systemd as the maker of cgroups.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
 PROBE = BUILD / "fixtures" / "probe"
+#: who makes the containers' cgroups: cgroupfs, or systemd
+MANAGER = os.environ.get("PYRUNC_TEST_CGROUP_MANAGER", "cgroupfs")
+assert MANAGER in ("cgroupfs", "systemd"), f"PYRUNC_TEST_CGROUP_MANAGER={MANAGER}"
 
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "fixtures")]  # whatever the working directory is
 if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
@@ -160,6 +164,8 @@ class Leaks:
 
 def _cgroup_tops() -> list[Path]:
     """Where the cgroups of all tests are, in each hierarchy."""
+    if MANAGER == "systemd":
+        return [Path("/sys/fs/cgroup/system.slice")]
     return [*Path("/sys/fs/cgroup").glob("*/pyrunc-test"), *Path("/sys/fs/cgroup").glob("pyrunc-test")]
 
 
@@ -234,7 +240,7 @@ class Command:
 
     def __init__(self, place: Path) -> None:
         self.root = place / "state"
-        self.options: list[str] = []
+        self.options: list[str] = ["--systemd-cgroup"] if MANAGER == "systemd" else []
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -391,7 +397,8 @@ def bundle(scratch: Path, base_rootfs: Path, request: pytest.FixtureRequest) -> 
         if (HERE / "fixtures" / "probe.c").exists():
             shutil.copy(request.getfixturevalue("probe"), path / "rootfs" / "bin" / "probe")
         config = mkrootfs.config(*args, **changes)
-        config.get("linux", {}).setdefault("cgroupsPath", f"/pyrunc-test/{_TOKEN}-{path.name}")
+        place = "system.slice:{}:{}" if MANAGER == "systemd" else "/pyrunc-test/{}-{}"
+        config.get("linux", {}).setdefault("cgroupsPath", place.format(_TOKEN, path.name))
         return Bundle(path, config)
 
     return make

@@ -18,6 +18,7 @@ other skip (and any expected failure) is turned into a failure, and the last lin
 
 PYRUNC=/usr/sbin/runc in the environment runs the same tests on a peer, to find out what the peer really does.
 PYRUNC_TEST_CGROUP_MANAGER=systemd (otherwise cgroupfs) runs them with systemd as the maker of cgroups.
+PYRUNC_TEST_REQUIRES="criu rdma-v1" runs only the tests that require one of these features.
 """
 
 from __future__ import annotations
@@ -100,8 +101,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"not on this machine: {name} ({count} test{'s' * (count > 1)} skipped)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # quick tests first
+    if wanted := set(os.environ.get("PYRUNC_TEST_REQUIRES", "").split()):
+        left_out = [
+            item for item in items if not wanted & {name for m in item.iter_markers("requires") for name in m.args}
+        ]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 # -- directories -----------------------------------------------------------------------------------------------------------

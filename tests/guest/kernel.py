@@ -1,0 +1,78 @@
+"""The guest's kernel: User-Mode Linux, an ordinary program that is a Linux kernel, compiled from Debian's linux-source.
+
+It needs neither root nor /dev/kvm, and starts in a second. What it can do is kernel.config. PYRUNC_GUEST_KERNEL in the
+environment names one that is there already. Debian's own (its package user-mode-linux) is of an older kernel, which has no cpuset,
+no time namespace and no pressure files; it is what remains where compiling takes too long.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from archive import Release
+from making import CACHE, HERE, Unavailable, digest, once, program, run, say, tools
+
+CONFIG = HERE / "kernel.config"
+RELEASE = "trixie-backports"
+#: from this version on it confines its processes by seccomp instead of ptrace, and has several processors
+OLDEST = (6, 19)
+#: seconds that compiling may take
+LIMIT_S = float(os.environ.get("PYRUNC_GUEST_COMPILE_S", 1800))
+
+
+def kernel() -> Path:
+    """The kernel, which is made when there is none yet."""
+    if platform.machine() != "x86_64":
+        raise Unavailable(f"User-Mode Linux runs on x86-64, and this is {platform.machine()}")
+    if given := os.environ.get("PYRUNC_GUEST_KERNEL"):
+        path = Path(given).absolute()
+        if not path.is_file():
+            raise Unavailable(f"PYRUNC_GUEST_KERNEL={given}: no such file")
+        return path
+    path = CACHE / f"linux-{digest(CONFIG.read_bytes(), RELEASE)}"
+    with once(path) as work:
+        if work:
+            _compile(work, work / path.name)
+    return path
+
+
+def version(path: Path) -> tuple[int, ...]:
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10).stdout
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _compile(work: Path, path: Path) -> None:
+    tools("gcc", "libc6-dev", "make", "flex", "bison", "bc", "xz-utils")
+    release = Release(RELEASE)
+    package = release.newest(r"linux-source-\d+\.\d+")
+    say(f"fetching {package} of {RELEASE} (160 MB)")
+    release.unpack(package, work)
+    (packed,) = work.glob("usr/src/*.tar.xz")
+    say("compiling the kernel (five to ten minutes of two processors, once)")
+    run("tar", "-C", work, *_left_out(), "-xf", packed)
+    packed.unlink()
+    (source,) = work.glob("linux-source-*")
+    make = ("nice", "make", "-C", source, "ARCH=um", f"-j{len(os.sched_getaffinity(0))}")
+    run(*make, f"KCONFIG_ALLCONFIG={CONFIG}", "allnoconfig", limit_s=LIMIT_S)
+    _check(source / ".config")
+    run(*make, "linux", limit_s=LIMIT_S)
+    run(program("strip"), source / "linux")
+    shutil.copy(source / "linux", path)
+
+
+def _left_out() -> list[str]:
+    """What is in the archive for other architectures and devices: most of it, and it takes longer to unpack than to read."""
+    return []
+
+
+def _check(made: Path) -> None:
+    """An option that the kernel no longer knows, or that another one rules out, would otherwise vanish without a word."""
+    known = set(made.read_text().splitlines())
+    lost = [line for line in CONFIG.read_text().splitlines() if line.startswith("CONFIG_") and line not in known]
+    if lost:
+        raise Unavailable("options that this kernel does not take: " + " ".join(lost))

@@ -18,7 +18,6 @@ other skip (and any expected failure) is turned into a failure, and the last lin
 
 PYRUNC=/usr/sbin/runc in the environment runs the same tests on a peer, to find out what the peer really does.
 PYRUNC_TEST_CGROUP_MANAGER=systemd (otherwise cgroupfs) runs them with systemd as the maker of cgroups.
-PYRUNC_TEST_REQUIRES="criu rdma-v1" runs only the tests that require one of these features.
 """
 
 from __future__ import annotations
@@ -44,9 +43,6 @@ ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
 PROBE = BUILD / "fixtures" / "probe"
-#: who makes the containers' cgroups: cgroupfs, or systemd
-MANAGER = os.environ.get("PYRUNC_TEST_CGROUP_MANAGER", "cgroupfs")
-assert MANAGER in ("cgroupfs", "systemd"), f"PYRUNC_TEST_CGROUP_MANAGER={MANAGER}"
 
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "fixtures")]  # whatever the working directory is
 if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
@@ -55,6 +51,7 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
+import cgroup_places  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
@@ -101,14 +98,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"not on this machine: {name} ({count} test{'s' * (count > 1)} skipped)")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # quick tests first
-    if wanted := set(os.environ.get("PYRUNC_TEST_REQUIRES", "").split()):
-        left_out = [
-            item for item in items if not wanted & {name for m in item.iter_markers("requires") for name in m.args}
-        ]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 # -- directories -----------------------------------------------------------------------------------------------------------
@@ -147,7 +138,7 @@ class Leaks:
             "descriptor": {_fd(name) for name in os.listdir("/proc/self/fd")} - {""},
             "child": set(_children()),
             "mount": {point for point in mounts if places and point.startswith(places)},
-            "cgroup": {str(path) for top in _cgroup_tops() for path in top.glob(f"{_TOKEN}*")},
+            "cgroup": {str(path) for top in cgroup_places.tops() for path in top.glob(f"{_TOKEN}*")},
             # without what is shared by all containers of a root, such as compiled seccomp filters: ":seccomp"
             "file": {str(path) for place in places for path in Path(place).glob("[!:]*")},
         }
@@ -169,15 +160,8 @@ class Leaks:
             time.sleep(0.01)
 
 
-def _cgroup_tops() -> list[Path]:
-    """Where the cgroups of all tests are, in each hierarchy."""
-    if MANAGER == "systemd":
-        return [Path("/sys/fs/cgroup/system.slice")]
-    return [*Path("/sys/fs/cgroup").glob("*/pyrunc-test"), *Path("/sys/fs/cgroup").glob("pyrunc-test")]
-
-
 def pytest_sessionfinish() -> None:
-    for top in _cgroup_tops():
+    for top in cgroup_places.tops():
         try:
             top.rmdir()
         except OSError:
@@ -247,7 +231,7 @@ class Command:
 
     def __init__(self, place: Path) -> None:
         self.root = place / "state"
-        self.options: list[str] = ["--systemd-cgroup"] if MANAGER == "systemd" else []
+        self.options: list[str] = [*cgroup_places.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -404,8 +388,7 @@ def bundle(scratch: Path, base_rootfs: Path, request: pytest.FixtureRequest) -> 
         if (HERE / "fixtures" / "probe.c").exists():
             shutil.copy(request.getfixturevalue("probe"), path / "rootfs" / "bin" / "probe")
         config = mkrootfs.config(*args, **changes)
-        place = "system.slice:{}:{}" if MANAGER == "systemd" else "/pyrunc-test/{}-{}"
-        config.get("linux", {}).setdefault("cgroupsPath", place.format(_TOKEN, path.name))
+        config.get("linux", {}).setdefault("cgroupsPath", cgroup_places.cgroups_path(f"{_TOKEN}-{path.name}"))
         return Bundle(path, config)
 
     return make

@@ -77,6 +77,8 @@ def words(suite: Suite, is_quick: bool) -> list[str]:
     options = ["-n", workers, "--junit-xml", f"{back}.xml"]
     if "tests/engines" in suite.files[0]:
         options += ["--dist", "loadfile"]  # one machine for all of a file
+    if suite.requires:
+        options += ["-p", "selection"]
     return [PYTHON, "-m", "pytest", *options, *files(suite, is_quick)]
 
 
@@ -89,7 +91,7 @@ def files(suite: Suite, is_quick: bool) -> list[str]:
 def environment(suite: Suite) -> dict[str, str]:
     env = {"PYRUNC_TEST_CGROUP_MANAGER": suite.manager}
     if suite.requires:
-        env["PYRUNC_TEST_REQUIRES"] = " ".join(suite.requires)
+        env.update(PYRUNC_TEST_REQUIRES=" ".join(suite.requires), PYTHONPATH=str(HERE))
     return env
 
 

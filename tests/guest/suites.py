@@ -35,7 +35,10 @@ QUICK = (
     "tests/cli/test_lifecycle.py", "tests/cli/test_resources.py", "tests/cli/test_update.py", "tests/cli/test_devices.py",
     "tests/cli/test_pause_ps_list.py", "tests/cli/test_systemd_cgroup.py",
 )  # fmt: skip
-QUICK_USER = ("tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_exec.py")
+QUICK_USER = (
+    "tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_rootless_given.py", "tests/cli/test_exec.py",
+    "tests/cli/test_systemd_user.py",
+)  # fmt: skip
 
 
 class Suite(NamedTuple):
@@ -63,7 +66,7 @@ SUITES = (
     Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
     Suite("podman", ("tests/engines/test_podman*.py", "tests/engines/test_buildah.py")),
     Suite("conformance", ("conformance",), quick=("conformance",)),
-    Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "numa")),
+    Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy")),
 )
 
 

@@ -30,6 +30,8 @@ class Release:
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
             "Acquire::Retries": "2",
+            "Acquire::http::Timeout": "30",
+            "APT::Update::Error-Mode": "any",
         }
         self.options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
         run("apt-get", *self.options, "update")

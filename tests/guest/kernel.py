@@ -21,6 +21,8 @@ CONFIG = HERE / "kernel.config"
 RELEASE = "trixie-backports"
 #: from this version on it confines its processes by seccomp instead of ptrace, and has several processors
 OLDEST = (6, 19)
+#: of Debian's own
+MODULES = Path("/usr/lib/uml/modules")
 #: seconds that compiling may take
 LIMIT_S = float(os.environ.get("PYRUNC_GUEST_COMPILE_S", 1800))
 #: what is in the archive for other processors and for devices, which is most of it; the descriptions of the options are read
@@ -36,7 +38,7 @@ LEFT_OUT = [
 
 
 def kernel() -> Path:
-    """The kernel, which is made when there is none yet."""
+    """The kernel, which is made when there is none yet; Debian's own where that takes too long, or fails."""
     if platform.machine() != "x86_64":
         raise Unavailable(f"User-Mode Linux runs on x86-64, and this is {platform.machine()}")
     if given := os.environ.get("PYRUNC_GUEST_KERNEL"):
@@ -45,9 +47,24 @@ def kernel() -> Path:
             raise Unavailable(f"PYRUNC_GUEST_KERNEL={given}: no such file")
         return path
     path = CACHE / f"linux-{digest(CONFIG.read_bytes(), RELEASE)}"
+    try:
+        with once(path) as work:
+            if work:
+                _compile(work, work / path.name)
+    except Unavailable as error:
+        say(f"no kernel of our own, going on with Debian's: {error}")
+        tools("user-mode-linux", "gcc", "libc6-dev")
+        return program("linux.uml")
+    return path
+
+
+def registers() -> Path:
+    """The library that an older kernel needs on a newer processor: registers.c."""
+    source = HERE / "registers.c"
+    path = CACHE / f"registers-{digest(source.read_bytes())}.so"
     with once(path) as work:
         if work:
-            _compile(work, work / path.name)
+            run(program("gcc"), "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", work / path.name, source)
     return path
 
 
@@ -69,15 +86,14 @@ def _compile(work: Path, path: Path) -> None:
     (source,) = work.glob("linux-source-*")
     make = ("nice", "make", "-C", source, "ARCH=um", f"-j{len(os.sched_getaffinity(0))}")
     run(*make, f"KCONFIG_ALLCONFIG={CONFIG}", "allnoconfig", limit_s=LIMIT_S)
-    check(source / ".config")
+    if options := lost(source / ".config"):
+        say(f"options that this kernel does not take: {' '.join(options)}")
     run(*make, "linux", limit_s=LIMIT_S)
     run(program("strip"), source / "linux")
     shutil.copy(source / "linux", path)
 
 
-def check(made: Path) -> None:
-    """An option that the kernel no longer knows, or that another one rules out, would otherwise vanish without a word."""
+def lost(made: Path) -> list[str]:
+    """Options that a newer kernel no longer knows, or that another one rules out: they vanish without a word."""
     known = set(made.read_text().splitlines())
-    lost = [line for line in CONFIG.read_text().splitlines() if line.startswith("CONFIG_") and line not in known]
-    if lost:
-        raise Unavailable("options that this kernel does not take: " + " ".join(lost))
+    return [line for line in CONFIG.read_text().splitlines() if line.startswith("CONFIG_") and line not in known]

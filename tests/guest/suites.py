@@ -24,6 +24,7 @@ from typing import NamedTuple
 from guest import machine
 from making import HERE, ROOT, Unavailable, say
 from session import UNAVAILABLE
+from uml import Uml
 
 RESULTS = ROOT / "build/tests"
 PYTHON = "build/venv/bin/python"
@@ -36,7 +37,7 @@ QUICK = (
     "tests/cli/test_pause_ps_list.py", "tests/cli/test_systemd_cgroup.py",
 )  # fmt: skip
 QUICK_USER = (
-    "tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_rootless_given.py", "tests/cli/test_exec.py",
+    "tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_rootless_given.py",
     "tests/cli/test_systemd_user.py",
 )  # fmt: skip
 
@@ -56,17 +57,17 @@ class Suite(NamedTuple):
     quick: tuple[str, ...] = ()
 
 
-#: the longest first
+#: the longest first, so that the two that run at the same time end together
 SUITES = (
-    Suite("cgroupfs", ("tests/cli", "tests/attacks"), quick=QUICK),
-    Suite("systemd", ("tests/cli",), manager="systemd", quick=QUICK),
-    Suite("tester", ("tests/cli",), user="tester", quick=QUICK_USER),
-    Suite("tester-systemd", ("tests/cli",), user="tester", manager="systemd"),
-    Suite("loner", QUICK_USER, user="loner"),
-    Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
+    Suite("cgroupfs", ("tests/cli", "tests/attacks"), quick=QUICK, limit_s=2700),
+    Suite("systemd", ("tests/cli",), manager="systemd", quick=QUICK, limit_s=2700),
+    Suite("tester", ("tests/cli",), user="tester", quick=QUICK_USER, limit_s=2700),
     Suite("podman", ("tests/engines/test_podman*.py", "tests/engines/test_buildah.py")),
+    Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
+    Suite("tester-systemd", (*QUICK, *QUICK_USER), user="tester", manager="systemd"),
+    Suite("loner", QUICK_USER, user="loner"),
     Suite("conformance", ("conformance",), quick=("conformance",)),
-    Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy")),
+    Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy"), limit_s=1800),
 )
 
 
@@ -88,7 +89,8 @@ def words(suite: Suite, is_quick: bool) -> list[str]:
 def files(suite: Suite, is_quick: bool) -> list[str]:
     """Those of a suite's files that there are."""
     patterns = suite.quick if is_quick else suite.files
-    return [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    found = [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return list(dict.fromkeys(found))
 
 
 def environment(suite: Suite) -> dict[str, str]:
@@ -155,7 +157,11 @@ def prepare(chosen: list[Suite]) -> None:
 def why_not(kernel: str) -> str:
     """Make the kernel and the image, in nobody's time; why there are none here, or nothing."""
     try:
-        machine(kernel)
+        made = machine(kernel)
+        if isinstance(made, Uml):
+            os.environ["PYRUNC_GUEST_KERNEL"] = str(
+                made.kernel
+            )  # what failed to be made is not tried again by each suite
     except Unavailable as error:
         return str(error)
     return ""

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from image import image
-from kernel import OLDEST, kernel, version
-from making import Unavailable
+from kernel import MODULES, OLDEST, kernel, registers, version
 from session import INIT
 
 MEMORY_MB = 1536
@@ -21,8 +20,7 @@ class Uml:
 
     def __init__(self) -> None:
         self.kernel, self.image = kernel(), image()
-        if (found := version(self.kernel)) < OLDEST:
-            raise Unavailable(f"{self.kernel} is Linux {found}, and {OLDEST} is needed")
+        self.is_old = version(self.kernel) < OLDEST
 
     def source(self, directory: Path) -> str:
         """Where the guest finds a directory of the host's, as root/usr/local/lib/guest/mount takes it."""
@@ -30,8 +28,7 @@ class Uml:
 
     def command(self, work: Path, tree: Path, fds: dict[str, int], has_terminal: bool) -> list[str]:
         words = [
-            "env", f"TMPDIR={_memory_place(work)}", str(self.kernel), f"mem={MEMORY_MB}M", f"ncpus={len(os.sched_getaffinity(0))}",
-            "seccomp=on", f"umid={work.name}", f"uml_dir={work}/", "quiet",
+            "env", f"TMPDIR={_memory_place(work)}", *self._kernel(), f"mem={MEMORY_MB}M", f"umid={work.name}", f"uml_dir={work}/", "quiet",
             f"ubd0={work}/root.cow,{self.image}", "root=/dev/ubda1", "rootfstype=ext4", "rw",
             "con=null", f"con0=null,fd:{fds['console']}", "ssl=null",
         ]  # fmt: skip
@@ -39,6 +36,11 @@ class Uml:
         if has_terminal:
             words.append(f"ssl{self.lines['terminal'][4:]}=fd:0,fd:1")
         return [*words, f"guest.run=hostfs:{work}/run", *INIT]
+
+    def _kernel(self) -> list[str]:
+        if self.is_old:
+            return [f"LD_PRELOAD={registers()}", str(self.kernel), f"guest.modules=hostfs:{MODULES}"]
+        return [str(self.kernel), f"ncpus={len(os.sched_getaffinity(0))}", "seccomp=on"]
 
 
 def _memory_place(work: Path) -> Path:

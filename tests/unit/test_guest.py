@@ -158,10 +158,9 @@ def test_options_that_a_kernel_lost(tmp_path):
     assert wanted and all(line.startswith("CONFIG_") and "=" in line for line in wanted)
     made = tmp_path / ".config"
     made.write_text("\n".join([*wanted, "CONFIG_OTHER=y"]))
-    kernel.check(made)
+    assert kernel.lost(made) == []
     made.write_text("\n".join([*wanted[1:], f"# {wanted[0]} is not set"]))
-    with pytest.raises(making.Unavailable, match=f"does not take: {wanted[0]}$"):
-        kernel.check(made)
+    assert kernel.lost(made) == [wanted[0]]
 
 
 def test_disk_has_a_partition_that_is_found(tmp_path):
@@ -186,8 +185,7 @@ def test_suites_have_files():
     assert len({suite.name for suite in suites.SUITES}) == len(suites.SUITES)
     for suite in suites.SUITES:
         found = suites.files(suite, is_quick=False)
-        assert [pattern for pattern in suite.files if not list(ROOT.glob(pattern))] in ([], ["tests/attacks"]), suite
-        assert found == sorted(set(found), key=found.index), suite
+        assert found and len(found) == len(set(found)), suite
         assert suite.user == "root" or suite.user in image.USERS
 
 

@@ -66,7 +66,7 @@ SUITES = (
     Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
     Suite("tester-systemd", (*QUICK, *QUICK_USER), user="tester", manager="systemd"),
     Suite("loner", QUICK_USER, user="loner"),
-    Suite("conformance", ("conformance",), quick=("conformance",)),
+    Suite("conformance", ("conformance",)),
     Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy"), limit_s=1800),
 )
 

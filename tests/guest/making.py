@@ -103,6 +103,10 @@ def once(path: Path) -> Iterator[Path | None]:
         if path.exists():  # somebody else was quicker
             yield None
             return
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent, ignore_cleanup_errors=True) as work:
+        for left in path.parent.glob(f".{path.name}.new-*"):  # by somebody who was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.new-", dir=path.parent, ignore_cleanup_errors=True
+        ) as work:
             yield Path(work)
             os.replace(Path(work) / path.name, path)

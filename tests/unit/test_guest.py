@@ -134,6 +134,7 @@ def test_made_once_and_whole(tmp_path):
         (work / "thing").write_text("half")
         raise making.Unavailable("no more")
     assert not path.exists()
+    (path.parent / ".thing.new-killed").mkdir()
     with making.once(path) as work:
         (work / "thing").write_text("whole")
     assert path.read_text() == "whole"

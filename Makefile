@@ -126,15 +126,20 @@ dist: ## dist/pyrunc-*.tar.gz, the source
 	git -C $(HERE) archive --format=tar.gz --prefix=pyrunc-$$version/ -o dist/pyrunc-$$version.tar.gz HEAD; \
 	ls $(HERE)/dist/pyrunc-$$version.tar.gz
 
-clean: ## remove what was built; the virtual environment and the newer engines stay (rm -rf build removes those too)
-	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name trixie ! -name 'trixie.*' ! -name containerd2 ! -name crio ! -name .lock -exec rm -rf {} + 2>/dev/null || true
+clean: ## remove what was built; the virtual environment, other engines and the guest stay (rm -rf build removes those too)
+	@find $(BUILD) -mindepth 1 -maxdepth 1 ! -name venv ! -name trixie ! -name 'trixie.*' ! -name containerd2 ! -name crio ! -name guest ! -name .lock -exec rm -rf {} + 2>/dev/null || true
 	@rm -rf $(HERE)/dist
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run test check check-root test-engines conformance bench fuzz specs
+.PHONY: run guest test check check-root test-engines test-guest conformance bench fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
+
+GUEST_USER ?= root
+GUEST_KERNEL ?= uml
+guest: build ## a shell, or COMMAND='...', on cgroup v2 and systemd in a virtual machine; GUEST_USER=tester, loner; GUEST_KERNEL=cloud
+	@$(PY) $(HERE)/tests/guest/guest.py --user $(GUEST_USER) --kernel $(GUEST_KERNEL) $(if $(value COMMAND),-- /bin/sh -c '$(subst ','\'',$(value COMMAND))')
 
 # -- testing ------------------------------------------------------------------------------------------------------------
 
@@ -142,13 +147,13 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-test: ## everything: check, check-root, conformance, test-engines, one after the other
-	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
-	@$(PY) $(HERE)/tests/total.py $(BUILD)/tests/*.xml $(BUILD)/conformance.json
+test: ## everything: check, check-root, conformance, test-engines, test-guest, one after the other; GUEST=all: all of that, too
+	@for target in check check-root conformance test-engines test-guest; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
+	@$(PY) $(HERE)/tests/total.py $$(find $(BUILD)/tests $(BUILD)/conformance.json -name '*.xml' -o -name '*.json')
 
 check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(call need,$(DEPS_TEST))
-	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml
+	@mkdir -p $(BUILD)/tests; rm -f $(BUILD)/tests/*.xml $(BUILD)/tests/*.json
 	@cd $(HERE) && $(VENV)/bin/ruff format --check -q --output-format concise . && $(VENV)/bin/ruff check -q --output-format concise .
 	@cd $(HERE) && find runtime shim tests -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
@@ -172,6 +177,11 @@ test-engines: build ## containerd, dockerd, Podman and Buildah on pyrunc; ENGINE
 	@for engines in $(ENGINES); do echo "with the engines of $$engines"; selected=; [ $$engines = bookworm ] || selected='$(NEWER)'; \
 	( export ENGINES=$$engines; $(PYTEST) --dist loadfile -n $(WORKERS) $$selected \
 	    --junit-xml=$(BUILD)/tests/engines-$$engines.xml $(HERE)/tests/engines ); done
+
+# In virtual machines of the project's own (tests/guest), two at a time; what cannot run here is skipped, and says why.
+GUEST ?=
+test-guest: build ## the suites on cgroup v2 with systemd, as root and as users: the quick part, GUEST=all, or GUEST='tester podman'
+	@$(PY) $(HERE)/tests/guest/suites.py $(if $(filter all,$(GUEST)),--all,$(GUEST))
 
 conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_RUN))

@@ -1,6 +1,7 @@
 """Run the OCI runtime-tools validation suite against a runtime, and hold the results against what is expected.
 
     run.py [--runtime PATH] [--only NAME] [--compare-only]
+    run.py --build-only
 
 Each program of the suite prints TAP and runs for at most LIMIT_S, in mount and pid namespaces of its own with an empty /run,
 so that what it leaves (containers, mounts, processes) ends with it; cgroups are looked for and removed here. A program
@@ -47,6 +48,7 @@ def main() -> int:
         "--only", action="append", default=[], metavar="NAME", help="run this program only (repeatable)"
     )
     parser.add_argument("--compare-only", action="store_true", help="a peer: nothing is expected of it")
+    parser.add_argument("--build-only", action="store_true", help="for a guest that has neither compiler nor network")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -56,6 +58,8 @@ def main() -> int:
     lock = os.open("/run/pyrunc-conformance.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     build()
+    if arguments.build_only:
+        return 0
     runtime = arguments.runtime.resolve()
     expected = {} if arguments.compare_only else load_expected()
     names = sorted(path.name for path in (BUILD / "bin").iterdir() if path.name != "runtimetest")

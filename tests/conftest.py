@@ -17,6 +17,7 @@ Markers: `@pytest.mark.requires("cgroup-v2")` skips where a kernel feature of te
 other skip (and any expected failure) is turned into a failure, and the last lines name the missing features.
 
 PYRUNC=/usr/sbin/runc in the environment runs the same tests on a peer, to find out what the peer really does.
+PYRUNC_TEST_CGROUP_MANAGER=systemd (otherwise cgroupfs) runs them with systemd as the maker of cgroups.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
+import cgroup_places  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
-from features import FEATURES, cgroup_parent, has, text  # noqa: E402
+from features import FEATURES, has, text  # noqa: E402
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 
@@ -136,7 +138,7 @@ class Leaks:
             "descriptor": {_fd(name) for name in os.listdir("/proc/self/fd")} - {""},
             "child": set(_children()),
             "mount": {point for point in mounts if places and point.startswith(places)},
-            "cgroup": {str(path) for top in _cgroup_tops() for path in top.glob(f"{_TOKEN}*")},
+            "cgroup": {str(path) for top in cgroup_places.tops() for path in top.glob(f"{_TOKEN}*")},
             # without what is shared by all containers of a root, such as compiled seccomp filters: ":seccomp"
             "file": {str(path) for place in places for path in Path(place).glob("[!:]*")},
         }
@@ -158,13 +160,8 @@ class Leaks:
             time.sleep(0.01)
 
 
-def _cgroup_tops() -> list[Path]:
-    """Where the cgroups of all tests are, in each hierarchy."""
-    return [*Path("/sys/fs/cgroup").glob("*/pyrunc-test"), Path(f"/sys/fs/cgroup{cgroup_parent()}/pyrunc-test")]
-
-
 def pytest_sessionfinish() -> None:
-    for top in _cgroup_tops():
+    for top in cgroup_places.tops():
         try:
             top.rmdir()
         except OSError:
@@ -234,7 +231,7 @@ class Command:
 
     def __init__(self, place: Path) -> None:
         self.root = place / "state"
-        self.options: list[str] = []
+        self.options: list[str] = [*cgroup_places.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -392,7 +389,7 @@ def bundle(scratch: Path, base_rootfs: Path, request: pytest.FixtureRequest) -> 
             shutil.copy(request.getfixturevalue("probe"), path / "rootfs" / "bin" / "probe")
         config = mkrootfs.config(*args, **changes)
         if has("own-cgroups"):
-            config.get("linux", {}).setdefault("cgroupsPath", f"{cgroup_parent()}/pyrunc-test/{_TOKEN}-{path.name}")
+            config.get("linux", {}).setdefault("cgroupsPath", cgroup_places.cgroups_path(f"{_TOKEN}-{path.name}"))
         return Bundle(path, config)
 
     return make

@@ -190,6 +190,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "idmapped-mount": lambda: _idmapped(tempfile.gettempdir()),
     "idmapped-tmpfs": lambda: _idmapped("/dev/shm"),
     "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
+    "memory-policy": lambda: os.path.exists("/proc/self/numa_maps"),
     "keyring": lambda: os.path.exists("/proc/keys"),
     "systemd": lambda: os.path.isdir("/run/systemd/system"),
     # the tests are run by an ordinary user who has a systemd of his own

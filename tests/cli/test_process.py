@@ -338,6 +338,7 @@ def test_affinity_of_the_caller_is_not_inherited(report):
     assert report(None, preexec_fn=lambda: os.sched_setaffinity(0, every[:1]))["affinity"] == every
 
 
+@pytest.mark.requires("memory-policy")
 @pytest.mark.differs("it does not know linux.memoryPolicy")
 def test_memory_policy(report):
     found = report(lambda c: c["linux"].update(memoryPolicy={"mode": "MPOL_BIND", "nodes": "0"}))

@@ -515,17 +515,14 @@ def events(ctr: Ctr) -> Iterator[Callable[[str], list[str]]]:
 
 
 def test_events(ctr: Ctr, events: Callable[[str], list[str]]) -> None:
+    if modules.wanted() and ctr.reach == "runc.v2":
+        missing("a shim of containerd 2's own that tells every event before it ends")
     id_ = ctr.detached_bb("sleep", "1000")
     ctr.exec(id_, "true")
     ctr.remove(id_)
     until(lambda: {"/containers/delete", "/tasks/delete"} <= {*events(id_)}, "the last event")
     started = ["/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"]
-    until(lambda: events(id_).count("/tasks/exit") == 2, "both ends")
-    found = [topic for topic in events(id_) if topic.startswith("/tasks")]
-    if modules.wanted() and ctr.reach == "runc.v2":  # its events may overtake each other
-        assert sorted(found) == sorted([*started, "/tasks/exit", "/tasks/delete"])
-    else:
-        assert found == [*started, "/tasks/exit", "/tasks/delete"]
+    assert [topic for topic in events(id_) if topic.startswith("/tasks")] == [*started, "/tasks/exit", "/tasks/delete"]
 
 
 def test_oom_event(ctr: Ctr, events: Callable[[str], list[str]]) -> None:

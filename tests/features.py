@@ -197,7 +197,6 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "systemd-user": lambda: (
         os.geteuid() != 0 and os.path.exists(f"{os.environ.get('XDG_RUNTIME_DIR')}/systemd/private")
     ),
-    "root": lambda: os.geteuid() == 0,
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
     "runc": lambda: shutil.which("runc") is not None,

@@ -10,7 +10,7 @@ descriptor, bounded in depth and number, and nothing there is ever done but to r
 from __future__ import annotations
 
 import time
-from errno import EBUSY, EINVAL, ENODEV, ENOENT, EROFS
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EPERM, EROFS
 
 from runtime import system as os
 from runtime.cgroups import walk

@@ -177,7 +177,7 @@ def _write_either(cgroup: Cgroup, target: str, value: str) -> None:
     from runtime.cgroups import refused
 
     names = " nor ".join(file for file, _ in choices)
-    why = refused.missing(cgroup, folder, choices[-1][0])
+    why = refused.missing(cgroup, folder, choices[-1][0], "")
     raise Unsupported(f"cannot set a limit in {folder}: it has neither {names}: {why}")
 
 

@@ -55,8 +55,8 @@ def error(cgroup: Cgroup, path: str, value: str, refusal: OSError) -> CgroupErro
             f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak}){asked}", errno=EBUSY
         )
     if refusal.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
-        hint = delegation.missing(folder, file)[1] if cgroup.version == 2 else ""
-        return Unsupported(f'write "{value}" to {path}: {missing(cgroup, folder, file)}{asked}', hint)
+        why, hint = delegation.missing(folder, file) if cgroup.version == 2 else ("", "")
+        return Unsupported(f'write "{value}" to {path}: {missing(cgroup, folder, file, why)}{asked}', hint)
     reason = _reason(cgroup, folder, file, refusal.errno or 0)
     found = fs.failed(f'write "{value}" to {path}', refusal, reason, asked)
     if refusal.errno in (EACCES, EPERM):
@@ -64,12 +64,12 @@ def error(cgroup: Cgroup, path: str, value: str, refusal: OSError) -> CgroupErro
     return found
 
 
-def missing(cgroup: Cgroup, folder: str, file: str) -> str:
-    """Why a cgroup does not have a file: on v2, which cgroup above does not pass its controller on."""
+def missing(cgroup: Cgroup, folder: str, file: str, why: str) -> str:
+    """Why a cgroup does not have a file: on v2, which cgroup above does not pass its controller on; `why` where nobody forbids it."""
     controller = file.partition(".")[0]
     top = cgroup.host.cgroup_unified if cgroup.version == 2 else ""
     if not top or controller == "cgroup" or not folder.startswith(top + "/"):
-        return f"this kernel or this cgroup has no {file}"
+        return why or f"this kernel or this cgroup has no {file}"
     above = top
     for name in folder[len(top) + 1 :].split("/"):
         if controller not in walk.text(f"{above}/cgroup.controllers").split():

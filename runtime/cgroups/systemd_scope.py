@@ -127,6 +127,8 @@ class Scope(fs.Cgroup):
         for kind, target, value in steps:
             if kind == "mkdir" and (self.version == 2 or target == self.paths.get(_SYSTEMD_V1)):
                 continue
+            if kind == "threaded":
+                continue  # systemd makes no threaded slices
             if kind == "enable":
                 value = " ".join(name for name in value.split() if name in others)
                 if not value:

@@ -54,7 +54,7 @@ def test_the_steps() -> None:
         "property b-web.scope MemoryMax=uint64 1048576",
         "property b-web.scope TasksMax=uint64 100",
         "start-unit b-web.scope $PID",
-        f"write {TOP}/a.slice/b-web.scope/cpuset.cpus 0",
+        f"cpuset {TOP}/a.slice/b-web.scope/cpuset.cpus 0",
         f"write {TOP}/a.slice/b-web.scope/memory.max 1048576",
         f"write {TOP}/a.slice/b-web.scope/pids.max 100",
     ]

@@ -49,8 +49,8 @@ def encode(table: Table, values: dict[str, Any]) -> bytes:
         name, kind = table[number]
         value = values.get(name)
         used += name in values
-        if not value and (value is None or type(kind) is not dict) and str(value) != "-0.0":
-            # a zero below zero equals the default, and is another value
+        # a zero below zero equals the default, and is another value
+        if value is None or (not value and type(kind) is not dict and str(value) != "-0.0"):
             continue
         if type(kind) is list:
             _put_repeated(out, number, kind[0], value)

@@ -169,7 +169,7 @@ def test_of_what_is_not_running(pyrunc, running):
     [
         (["--pids-limit", "x"], '--pids-limit: "x" is not a number'),
         (["--memory", "12q"], '--memory: "12q" is no size'),
-        (["--cpu-shares", "1"], "minimum allowed cpu-shares is 2"),
+        pytest.param(["--cpu-shares", "1"], "minimum allowed cpu-shares is 2", marks=pytest.mark.requires("cgroup-v1")),
         (["--l3-cache-schema", "L3:0=f"], "Intel RDT"),
         (["--resources", "/no/such"], "/no/such"),
         (["--resources", "/dev/null", "--pids-limit", "3"], "no other limit"),

@@ -142,6 +142,8 @@ class Machine:
             lab.run("mkdir", "-p", BUILD.parent)
             lab.run("mount", "--bind", kept, BUILD.parent)
         lab.run("umount", kept)
+        #: what is in /tmp from the beginning
+        self.given = [path.name for path in lab.root.glob("tmp/*")]
         lab.run("mount", "--make-rshared", "/")
         lab.env["PODMAN_IGNORE_CGROUPSV1_WARNING"] = "1"  # Podman 5 writes it where tests compare what was written
         self.storage, self.prefix = "/var/lib/containers/storage", []
@@ -203,10 +205,13 @@ class Machine:
             if path.exists() and (text := path.read_text()):
                 found += [f"container: {one['names']}" for one in json.loads(text) or ()]
         states = [f"{top}/{name}/*" for top in ("run", "run/user/*") for name in ("runc", "pyrunc", "crun")]
-        for pattern in (f"{self.storage[1:]}/volumes/*/", "run/netns/*", "run/user/*/netns/netns-*", "tmp/*", *states):
+        for pattern in (f"{self.storage[1:]}/volumes/*/", "run/netns/*", "run/user/*/netns/netns-*", *states):
             # without what is shared by all containers of a root, such as compiled seccomp filters
             found += [f"file: {path}" for path in self.lab.root.glob(pattern) if path.name[0] not in ":."]
-        return found
+        left = [
+            path for path in self.lab.root.glob("tmp/*") if path.name not in self.given and path.name[0] not in ":."
+        ]
+        return found + [f"file: {path}" for path in left]
 
     def check(self) -> None:
         """Fail with what is left; it is removed first, so that one test's fault is not the next one's."""

@@ -191,6 +191,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "idmapped-tmpfs": lambda: _idmapped("/dev/shm"),
     "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
     "memory-policy": lambda: os.path.exists("/proc/self/numa_maps"),
+    "boot-time": lambda: _makes("ps", "-ef"),  # ps(1) wants it, and User-Mode Linux has none that it likes
     "keyring": lambda: os.path.exists("/proc/keys"),
     "systemd": lambda: os.path.isdir("/run/systemd/system"),
     # the tests are run by an ordinary user who has a systemd of his own

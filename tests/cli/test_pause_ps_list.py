@@ -76,6 +76,7 @@ def test_pause_holds_every_process(pyrunc, running, until):
 # -- ps ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("boot-time")
 def test_ps(pyrunc, running, until):
     box = running(None, "/bin/sh", "-c", "sleep 1111 & sleep 2222 & wait")
     until(lambda: len(pyrunc("ps", "--format", "json", box.id).json()) == 3, "three processes")

@@ -7,7 +7,7 @@ then; and one that was a `start` stays, to be the `delete` of what has ended soo
     prepare("start") ------------ fork --------->  imports, waits
     call(["start", ...], told)  -- words, environment, descriptors -->  is that call
     told(status)                <-- status, whether it stays ---------  waits, with nothing of that call
-    3 s later, or our end       -- end of file ---------------------->  exits
+    a moment later, or our end  -- end of file ---------------------->  exits
 
 Nothing depends on a spare: where there is none, or it has ended, the call forks as ever. It must know nothing that may change
 before its call: it is forked where directory, session, cgroup and limits are what they stay to be.
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 #: command -> the kind of spare that can be it (runtime/ahead.py). A light one stays; the others are parents of what they
 #: have made, and must end.
 KIND = {"create": "create", "exec": "exec", "start": "light", "delete": "light", "kill": "light"}
-#: what was expected and does not come soon costs memory
-_WAIT_S = 3.0
+#: What was expected and does not come soon costs memory. Who stays is for a container that is over at once; another's end is
+#: heard of in time for a new one.
+_WAIT_S, _STAY_S = 3.0, 0.3
 #: a message cannot be larger than a socket's buffer, and carries no more descriptors (unix(7))
 _REQUEST_BYTES, _FDS = 64 << 10, 64
 #: what is told of a call: status, whether the child stays
@@ -125,14 +126,14 @@ class Spares:
             except OSError:
                 pass  # the call will say so, if it still is so then
 
-    def adopt(self, spare: Spare) -> None:
+    def adopt(self, spare: Spare, wait_s: float | None = None) -> None:
         """Keep one, for a while; it exits where there is one of its kind."""
         self._reaper.expect(spare.pid, lambda status, at_ns: self._drop(spare))
         if spare.kind in self._spares:
             spare.close()
             return
         self._spares[spare.kind] = spare
-        spare.wait_for(self._loop.later(_WAIT_S, lambda: self._drop(spare)))
+        spare.wait_for(self._loop.later(_WAIT_S if wait_s is None else wait_s, lambda: self._drop(spare)))
 
     def call(
         self,
@@ -166,7 +167,7 @@ class Spares:
             self._reaper.forget(spare.pid)
             if stays:
                 # before it is told: it may be called at once
-                self.adopt(spare)
+                self.adopt(spare, _STAY_S)
             else:
                 spare.close()
             told(status)

@@ -102,6 +102,7 @@ def containerd(lab: Lab, runs: int) -> Samples:
         ids = [f"idle-{name}-{number}" for number in range(10)]
         for id_ in ids:
             ctrd.ctr("run", "-d", *choice, image.name, id_, "/bin/sleep", "1000")
+        settle(lab, len(ids))
         samples["ten idle containers: memory of shims"][name] = [shims(lab)]
         for id_ in ids:
             remove(ctrd, id_)
@@ -120,12 +121,19 @@ def pod(ctrd: Containerd, lab: Lab, image: images.Image, choices: dict[str, list
             group = ["--annotation", f"io.kubernetes.cri.sandbox-id={ids[0]}"]
             ctrd.ctr("run", "-d", *choice, *group, image.name, id_, "/bin/sleep", "1000")
             if number == 0:
+                settle(lab, 1)
                 first = shims(lab)
+        settle(lab, 1)
         found[name] = [(shims(lab) - first) / 5]
         for id_ in reversed(ids):
             remove(ctrd, id_)
         until(lambda: not shim_pids(lab), f"end of the shim of {name}")
     return found
+
+
+def settle(lab: Lab, count: int) -> None:
+    """Wait until there are only the shims: ours has a child for a moment after a container's start."""
+    until(lambda: len(shim_pids(lab)) == count, f"{count} shims and no more")
 
 
 def remove(ctrd: Containerd, id_: str) -> None:

@@ -248,9 +248,16 @@ class Made:
         except ChildProcessError:
             status = 0
         launch.status = status
-        limit = self.making.cgroup.memory_limit()
-        if self.making.cgroup.oom_kills() > oom_kills:
+        cgroup = self.making.cgroup
+        limit = cgroup.memory_limit()
+        if cgroup.oom_kills() > oom_kills:
             return CgroupError(f"init was killed by the memory limit of {steps.in_words(limit)}", code="oom")
+        asked = ((self.making.config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+        is_gone = bool(cgroup.paths) and not os.path.isdir(cgroup.place("memory"))  # type: ignore[union-attr]
+        if is_gone and (asked.get("limit") or 0) > 0:
+            # systemd is quick to clean up: nobody can be asked any more
+            words = steps.in_words(asked["limit"])
+            return CgroupError(f"init was killed, by the memory limit of {words} as likely as not", code="oom")
         return KernelError(f"init ended early with {words_for_status(status)}", 32)
 
     # -- handing over, or undoing ----------------------------------------------------------------------------------

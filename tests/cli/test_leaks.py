@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hierarchies
 import pytest
+from features import text
 
 CYCLES = int(os.environ.get("PYRUNC_CYCLES", "100"))
 PARALLEL = 200 if CYCLES >= 1000 else 40
@@ -60,7 +61,8 @@ class Machine:
 def collect():
     """Whatever has ended and was given to us."""
     for task in os.listdir("/proc/self/task"):
-        for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
+        # a thread of a pool may have ended since it was listed
+        for pid in text(f"/proc/self/task/{task}/children").split():
             try:
                 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
                     os.waitpid(int(pid), os.WNOHANG)

@@ -57,15 +57,19 @@ class Made:
             "has_process": making.process is not IDLE,
         }
 
+    def refuse_used_cgroup(self) -> None:
+        """Before it is written down as ours: an undo would kill whoever is in there."""
+        cgroup = self.making.cgroup
+        if cgroup.exists() and not cgroup.is_empty():
+            cgroup.is_foreign = True
+            raise CgroupError(f"container's cgroup is not empty: {len(cgroup.pids())} process(es) found")
+
     # -- doing -----------------------------------------------------------------------------------------------------
 
     def go(self) -> None:
         """Carry the plan out: launch, host steps while init unshares, answers until it waits or has exec'd."""
         making = self.making
-        if making.cgroup.exists() and not making.cgroup.is_empty():
-            # before it is written down as ours: an undo would kill whoever is in there
-            making.cgroup.is_foreign = True
-            raise CgroupError(f"container's cgroup is not empty: {len(making.cgroup.pids())} process(es) found")
+        self.refuse_used_cgroup()
         for step, _ in making.plan.host:
             if step[0] == "launch":
                 self._launch()

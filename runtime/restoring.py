@@ -18,7 +18,7 @@ from struct import pack
 from runtime import checkpoint, console, creation, criu, external, foreground, jsonio, lifecycle, steps, store
 from runtime import system as os
 from runtime.criu_process import Criu, carry_out
-from runtime.errors import CgroupError, ConfigError, KernelError, StateError
+from runtime.errors import ConfigError, KernelError, StateError
 from runtime.launch import Launch, words_for_status
 from runtime.making import Making
 from runtime.planner import Request, restorer
@@ -92,9 +92,7 @@ class Restored(creation.Made):
     def go(self) -> None:
         """Have CRIU restore it."""
         making = self.making
-        if making.cgroup.exists() and not making.cgroup.is_empty():
-            making.cgroup.is_foreign = True
-            raise CgroupError(f"container's cgroup is not empty: {len(making.cgroup.pids())} process(es) found")
+        self.refuse_used_cgroup()
         for step, _ in making.plan.host:
             if step[0] == "launch":
                 continue

@@ -32,6 +32,7 @@ from errno import EMSGSIZE
 from select import EPOLLIN
 
 from shim import engine
+from shim.descriptors import received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,10 +248,5 @@ def _request(fd: int) -> tuple[list[str], str | None, dict[str, str] | None, lis
         connection.detach()
     if not data:
         return None
-    fds = [
-        int.from_bytes(found[at : at + 4], "little")
-        for level, kind, found in control
-        if level == SOL_SOCKET and kind == SCM_RIGHTS
-        for at in range(0, len(found) - 3, 4)
-    ]
+    fds = received(control)
     return (*_unpack(data), fds)

@@ -33,6 +33,7 @@ from _socket import (
 from _struct import pack
 
 from shim.containerd.sockets import peer_of, remove_if_dead
+from shim.descriptors import received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,12 +244,7 @@ class Nursery:
             data, control = b"", []
         finally:
             connection.detach()
-        fds = [
-            int.from_bytes(found[at : at + 4], "little")
-            for level, kind, found in control
-            if level == SOL_SOCKET and kind == SCM_RIGHTS
-            for at in range(0, len(found) - 3, 4)
-        ]
+        fds = received(control)
         try:
             self.births.append(Birth(fd, data, fds))
         except ValueError:

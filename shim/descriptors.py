@@ -1,0 +1,19 @@
+"""Descriptors that came with a message over a local socket (unix(7), SCM_RIGHTS)."""
+
+from __future__ import annotations
+
+from _socket import SCM_RIGHTS, SOL_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def received(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """Their numbers here, of what recvmsg() has as ancillary data; all of them are the caller's to close."""
+    return [
+        int.from_bytes(found[at : at + 4], "little")
+        for level, kind, found in control
+        if level == SOL_SOCKET and kind == SCM_RIGHTS
+        for at in range(0, len(found) - 3, 4)
+    ]

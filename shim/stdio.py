@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from errno import EEXIST, EINVAL, EIO, ENOENT, ENOSYS, ETIMEDOUT
-from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
+from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl, ioctl
+from termios import FIONREAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ _ROUNDS = 16
 _READ_BYTES = 32 << 10
 #: containerd's shim gives processes that outlive their init so long to have their output taken
 DRAIN_S = 10.0
+
+#: how soon, and then how rarely, it is asked whether a fifo has got a reader: no event of a descriptor tells of that
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 1.0
 
 _S_IFMT, _S_IFREG = 0o170000, 0o100000
 #: the device that every pty's master is (devices.txt)
@@ -309,6 +314,58 @@ def open_fifo_for_writing(path: str) -> tuple[int, int]:
     except OSError:
         os.close(keeper)
         raise
+
+
+class Parting:
+    """Close a client's fifo, to which nothing more will be written; then done(), once, which may be at once.
+
+    What is in a fifo is gone when the last of those who have it open closes it. A client opens its fifos beside (containerd's
+    does it in a thread that nobody waits for), and a process may be over by then: what nobody has come to read is held until
+    somebody comes, or until close().
+    """
+
+    __slots__ = ("_done", "_fd", "_limit", "_look_s", "_loop", "_timer")
+
+    def __init__(self, loop: Loop, fd: int, keeper: int, done: Callable[[], None]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._done = done
+        self._look_s = _FIRST_LOOK_S
+        self._timer: Timer | None = None
+        self._limit: Timer | None = None
+        # ours, which would hide that there is no other
+        os.close(keeper)
+        self._look()
+
+    def _look(self) -> None:
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        unread = int.from_bytes(ioctl(self._fd, FIONREAD, bytes(4)), sys.byteorder)
+        # POLLERR of a writer: there is no reader (pipe(7))
+        if unread and poll.poll(0):
+            self._timer = self._loop.later(self._look_s, self._look)
+            self._look_s = min(2 * self._look_s, _LAST_LOOK_S)
+        else:
+            self.close()
+
+    @property
+    def is_over(self) -> bool:
+        return self._fd < 0
+
+    def limit(self, limit_s: float) -> None:
+        """Wait so long from now, and no longer."""
+        if self._fd >= 0:
+            self._limit = self._loop.later(limit_s, self.close)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        if self._fd >= 0:
+            for timer in (self._timer, self._limit):
+                if timer is not None:
+                    timer.cancel()
+            os.close(self._fd)
+            self._fd = -1
+            self._done()
 
 
 def open_fifo_for_reading(path: str) -> int:

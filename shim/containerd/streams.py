@@ -38,12 +38,14 @@ class Streams:
         "_drained",
         "_holder",
         "_input",
+        "_is_draining",
         "_logger",
         "_logger_ended",
         "_loop",
         "_master",
         "_outputs",
         "_owner",
+        "_partings",
         "_pipes",
         "_reaper",
         "_sinks",
@@ -71,7 +73,11 @@ class Streams:
         self._source = -1
         #: our writer on the fifo for input, until CloseIO
         self._holder = -1
-        self._outputs: list[stdio.Copy] = []
+        #: with the client's fifo that it writes to, if it is one: our writer, and the reader beside it
+        self._outputs: dict[stdio.Copy, tuple[int, int]] = {}
+        #: fifos that nobody has come to read yet
+        self._partings: list[stdio.Parting] = []
+        self._is_draining = False
         self._input: stdio.Copy | None = None
         self._logger = 0
         self._logger_ended: Later | None = None
@@ -222,14 +228,26 @@ class Streams:
 
     def _copy_output(self, source: int, sink: int, keeper: int, *, close_source: bool) -> None:
         def done(count: int, errno: int) -> None:
-            self._outputs.remove(copy)
+            del self._outputs[copy]
             if keeper >= 0:
-                os.close(keeper)
-            if not self._outputs:
-                self._drained.set()
+                self._part(sink, keeper, is_lost=errno != 0)
+            self._look_if_drained()
 
-        copy = stdio.Copy(self._loop, source, sink, done, close_source=close_source, close_sink=True)
-        self._outputs.append(copy)
+        copy = stdio.Copy(self._loop, source, sink, done, close_source=close_source, close_sink=keeper < 0)
+        self._outputs[copy] = (sink, keeper)
+
+    def _part(self, sink: int, keeper: int, *, is_lost: bool) -> None:
+        """Close a fifo when its client has come; where nobody takes anything (`is_lost`) that was waited for already."""
+        parting = stdio.Parting(self._loop, sink, keeper, self._look_if_drained)
+        self._partings.append(parting)
+        if is_lost:
+            parting.close()
+        elif self._is_draining:
+            parting.limit(_READER_S)
+
+    def _look_if_drained(self) -> None:
+        if not self._outputs and all(parting.is_over for parting in self._partings):
+            self._drained.set()
 
     def _input_done(self, count: int, errno: int) -> None:
         self._input = None
@@ -258,9 +276,12 @@ class Streams:
     async def drain(self) -> None:
         """Have everything that the process wrote copied, and close. Who still holds its output is not waited for."""
         self.ended()
+        self._is_draining = True
+        for parting in self._partings:
+            parting.limit(_READER_S)
         for copy in list(self._outputs):
             copy.drain_and_close(_READER_S)
-        if self._outputs:
+        if self._outputs or not all(parting.is_over for parting in self._partings):
             await self._drained
         self._close_files()
         if self._logger_ended is not None and not self._logger_ended.is_set:
@@ -276,9 +297,13 @@ class Streams:
     def close(self) -> None:
         """Close what is open, whatever is still to be copied: the process has not come to be."""
         self.ended()
-        for copy in list(self._outputs):
+        for copy, fifo in list(self._outputs.items()):
             copy.close()
+            for fd in fifo if fifo[1] >= 0 else ():
+                os.close(fd)
         self._outputs.clear()
+        for parting in self._partings:
+            parting.close()
         self._close_files()
         self._signal_logger(SIGTERM)
 

@@ -163,3 +163,15 @@ class Terminal(Dialogue):
     def resize(self, columns: int, rows: int) -> None:
         """Change the size; the process gets a SIGWINCH."""
         fcntl.ioctl(self.output, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize_until(self, pattern: str, columns: int, rows: int) -> str:
+        """Change the size, by way of another one, until that is seen: a client hears of it only after it has begun to listen,
+        which is some time after its container can be talked to (ctr, docker and podman first set the size and then listen)."""
+
+        def is_seen() -> bool:
+            self.resize(columns - 1, rows)
+            self.resize(columns, rows)
+            return re.search(pattern, self.take()) is not None
+
+        until(is_seen, f"{pattern!r} on the screen")
+        return self.expect(pattern)

@@ -100,9 +100,8 @@ def test_run_tty(ctr: Ctr) -> None:
     tty.expect("# ")
     tty.write("tty; stty size\n")
     tty.expect(r"/dev/pts/0\s+37 91\s")
-    tty.resize(101, 41)
     tty.write("until [ \"$(stty size)\" = '41 101' ]; do :; done; echo resi''zed\n")
-    tty.expect(r"resized\s")
+    tty.resize_until(r"resized\s", 101, 41)
     tty.write("exit 3\n")
     assert tty.finish() == 3
 

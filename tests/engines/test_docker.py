@@ -130,9 +130,8 @@ def test_run_tty(docker):
 def test_run_tty_resize(docker):
     terminal = docker.terminal("run", "--rm", "-it", BB, "sh")
     terminal.expect("# ")
-    terminal.resize(100, 40)
     terminal.write("until stty size | grep '40 100'; do usleep 10000; done; exit\n")
-    terminal.expect("\n40 100\r\n")
+    terminal.resize_until("\n40 100\r\n", 100, 40)
     assert terminal.finish() == 0
 
 

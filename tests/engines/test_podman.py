@@ -109,9 +109,8 @@ def test_run_tty_resize(monitored):
     screen.expect("#")
     screen.write("until stty size | grep '^24 80'; do :; done\n")
     screen.expect("\n24 80")
-    screen.resize(101, 30)
     screen.write("until stty size | grep '^30 101'; do :; done; exit\n")
-    screen.expect("\n30 101")
+    screen.resize_until("\n30 101", 101, 30)
     assert screen.finish() == 0
 
 

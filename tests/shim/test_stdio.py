@@ -270,6 +270,50 @@ def test_a_client_may_go_and_another_come(loop: Loop, until: Until, scratch: Pat
     os.close(keeper)
 
 
+def test_what_nobody_has_come_to_read_is_held(loop: Loop, until: Until, scratch: Path) -> None:
+    os.mkfifo(scratch / "fifo")
+    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    os.write(fd, b"said")
+    ends: list[bool] = []
+    parting = stdio.Parting(loop, fd, keeper, lambda: ends.append(True))
+    loop.turn()
+    assert not ends and not parting.is_over
+    client = os.open(scratch / "fifo", os.O_RDONLY)
+    until(lambda: ends)
+    assert ends == [True] and parting.is_over
+    assert (os.read(client, 100), os.read(client, 100)) == (b"said", b"")
+    os.close(client)
+
+
+@pytest.mark.parametrize("data", [b"", b"said"])
+def test_where_somebody_reads_or_there_is_nothing_to_read_nothing_is_held(
+    loop: Loop, scratch: Path, data: bytes
+) -> None:
+    os.mkfifo(scratch / "fifo")
+    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    client = os.open(scratch / "fifo", os.O_RDONLY) if data else -1
+    os.write(fd, data)
+    ends: list[bool] = []
+    assert stdio.Parting(loop, fd, keeper, lambda: ends.append(True)).is_over
+    assert ends == [True]
+    if data:
+        assert (os.read(client, 100), os.read(client, 100)) == (data, b"")
+        os.close(client)
+
+
+def test_nobody_is_waited_for_longer_than_that(loop: Loop, until: Until, scratch: Path) -> None:
+    os.mkfifo(scratch / "fifo")
+    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    os.write(fd, b"said")
+    ends: list[bool] = []
+    parting = stdio.Parting(loop, fd, keeper, lambda: ends.append(True))
+    parting.limit(0.05)
+    until(lambda: ends)
+    assert parting.is_over
+    parting.close()
+    assert ends == [True]
+
+
 def test_a_disk_that_is_full(loop: Loop, until: Until) -> None:
     source, write_fd = pipe()
     ends: Ends = []

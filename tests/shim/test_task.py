@@ -318,6 +318,32 @@ def test_output_of_a_process_that_leaves_a_child_behind(shim: Callable[..., Shim
     assert fifos.read() == b"said\n"
 
 
+def test_a_client_that_comes_after_the_end(shim: Callable[..., Shim], fifos: Fifos) -> None:
+    """It opens its fifos beside and may be late: what was written is there for it, and so is the end."""
+    fifos.leave()
+    one = shim("sleep", "100")
+    one.create()
+    one.call("Start", id=one.id)
+    one.exec("e", "sh", "-c", "echo said; echo warned >&2", **fifos.named())
+    one.call("Start", id=one.id, exec_id="e")
+    assert one.wait(exec_id="e") == 0
+    deleted = one.begin("Delete", id=one.id, exec_id="e")
+    fifos.come()
+    assert fifos.read() == b"said\n"
+    assert fifos.read(1) == b"warned\n"
+    deleted.result(30)
+
+
+def test_a_client_that_never_comes(shim: Callable[..., Shim], fifos: Fifos) -> None:
+    """Delete does not wait for it for ever, nor does the shim stay for it."""
+    fifos.leave()
+    one = shim("sh", "-c", "echo said")
+    one.create(**fifos.named())
+    one.call("Start", id=one.id)
+    assert one.wait() == 0
+    assert one.call("Delete", id=one.id)["exit_status"] == 0
+
+
 # -- limits and numbers ------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,9 @@ def _create() -> None:
     import runtime.rules_linux
     import runtime.seccomp
 
+    # a shim is started in the bundle of its first container
+    runtime.bundle.read_ahead(".")
+
 
 def _light() -> None:
     import runtime.cli.delete

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from shim.containerd.nursery import Ready
+    from shim.spare import Spare
 
 NAME = "io.containerd.pyrunc.v2"
 SOCKET_DIR = "/run/containerd/s"
@@ -99,11 +100,14 @@ def _start(words: dict[str, str]) -> int:
     from shim.containerd import nursery, sockets
 
     params, options = _read_stdin(words)
+    cgroup = _shim_cgroup(options)
+    front = words.get("front", "")
     folder = (params["socket_dir"] if params else "") or SOCKET_DIR
     address = words.get("address", "")
-    place = os.path.normpath("/".join(part for part in (address, words["namespace"], _group(words["id"])) if part))
-    path = f"{folder}/{digest(place)}"
     program = os.path.abspath(sys.argv[0])
+    nest = f"{folder}/nursery-{nursery.family(address, program)[:32]}"
+    spare = _spare() if front and not cgroup and not os.path.exists(nest) else None
+    path = f"{folder}/{digest(_place(words, address))}"
     start = Start(
         words["namespace"],
         words["id"],
@@ -112,7 +116,7 @@ def _start(words: dict[str, str]) -> int:
         words.get("publish-binary", ""),
         words.get("debug", ""),
         path,
-        f"{folder}/nursery-{nursery.family(address, program)[:32]}",
+        nest,
     )
     said = _result(path) if params else f"unix://{path}".encode()
     # 1.6 and 1.7 find the shim by this file when they are restarted, and `delete` its socket
@@ -121,7 +125,7 @@ def _start(words: dict[str, str]) -> int:
     ready = None
     if listener is not None:
         try:
-            ready = _serve(start, listener, options, words.get("front", ""), said)
+            ready = _serve(start, listener, cgroup, front, spare, said)
         except BaseException:
             os.unlink(path)
             raise
@@ -130,6 +134,25 @@ def _start(words: dict[str, str]) -> int:
         # containerd reads the address when we have ended: a `start` that is killed before this leaves no shim behind
         ready.go()
     return 0
+
+
+def _spare() -> Spare | None:
+    """A child for the `create` that comes first, before anything else is loaded: it loads what that needs while we go on.
+
+    For who will be the server, as it is: what a child has from us must not change any more (shim/spare.py).
+    """
+    if "NOTIFY_SOCKET" in os.environ or "SCHED_CORE" in os.environ:
+        return None
+    from shim.spare import fork
+
+    os.setsid()
+    _adjust_score(os.getpid())
+    return fork("create")
+
+
+def _place(words: dict[str, str], address: str) -> str:
+    """Whose shim it is: the containerd, its namespace, and the container or what it shares a shim by."""
+    return os.path.normpath("/".join(part for part in (address, words["namespace"], _group(words["id"])) if part))
 
 
 def _read_stdin(words: dict[str, str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -166,11 +189,10 @@ def _group(id_: str) -> str:
         return id_
 
 
-def _serve(start: Start, listener: socket, options: dict[str, Any] | None, front: str, said: bytes) -> Ready:
+def _serve(start: Start, listener: socket, cgroup: str, front: str, spare: Spare | None, said: bytes) -> Ready:
     """Have a process ready to serve it: forked by a shim of our family, or by us; with a `front` we are it, and do not return."""
     from shim.containerd import nursery, placing
 
-    cgroup = _shim_cgroup(options)
     ready = None
     # a core scheduling cookie is made before any thread or child, and belongs to one group
     if "SCHED_CORE" not in os.environ:
@@ -191,12 +213,16 @@ def _serve(start: Start, listener: socket, options: dict[str, Any] | None, front
     if ready is None and front:
         if cgroup:
             placing.move(os.getpid(), cgroup)
-        _adjust_score(os.getpid())
+        if spare is None:
+            os.setsid()
+            _adjust_score(os.getpid())
         from _socket import socket
 
         connection = socket(fileno=int(front))
         os.set_inheritable(connection.fileno(), False)
-        _be_server(start, listener, connection, said)
+        _be_server(start, listener, connection, spare, said)
+    if spare is not None:
+        spare.close()
     if ready is None:
         ready = _fork(start, listener)
     listener.close()
@@ -220,6 +246,7 @@ def _fork(start: Start, listener: socket) -> Ready:
     if pid == 0:
         try:
             ours.close()
+            os.setsid()
             _be_server(start, listener, theirs)
         finally:
             # whatever happened: the child must never come back to what `start` does
@@ -228,19 +255,19 @@ def _fork(start: Start, listener: socket) -> Ready:
     return nursery.Ready(pid, ours)
 
 
-def _be_server(start: Start, listener: socket, connection: socket, said: bytes | None = None) -> NoReturn:
-    """Serve, when who is at the other end has said so."""
+def _be_server(
+    start: Start, listener: socket, connection: socket, spare: Spare | None = None, said: bytes | None = None
+) -> NoReturn:
+    """Serve, leading a session, when who is at the other end has said so."""
     from shim.containerd import nursery
 
     # at once: containerd reads the pipe that these are until everybody has closed it
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    os.setsid()
     nursery.wait_or_end(start.socket, connection, said)
     # from here on nothing changes that a fork of ours has from us
-    spare = None
-    if "NOTIFY_SOCKET" not in os.environ and "SCHED_CORE" not in os.environ:
+    if spare is None and "NOTIFY_SOCKET" not in os.environ and "SCHED_CORE" not in os.environ:
         from shim.spare import fork
 
         # while it loads what `create` needs, we load what the server needs

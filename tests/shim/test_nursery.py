@@ -60,6 +60,15 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
+def settle(pid: int, *but: int) -> None:
+    """Wait until a shim's spare has gone, which waits for a `create` for a while (shim/spare.py)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    end = time.monotonic() + 30
+    while {int(child) for child in children.read_text().split()} - set(but):
+        assert time.monotonic() < end, "a child that stays"
+        time.sleep(0.01)
+
+
 def facts(pid: int) -> dict[str, object]:
     """What a process inherits and what is its own, as far as somebody could tell."""
     place = Path(f"/proc/{pid}")
@@ -84,12 +93,36 @@ def test_the_second_is_forked_and_cannot_be_told_from_the_first(engine: Engine, 
     first = engine.start(bundle("sleep", "100").path, f"a{os.getpid()}")
     second = engine.start(bundle("sleep", "100").path, f"b{os.getpid()}")
     assert parent_of(second.pid) == first.pid
+    settle(first.pid, second.pid)
+    settle(second.pid)
     assert facts(first.pid) == facts(second.pid)
     for one in (first, second):
         words = Path(f"/proc/{one.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")[1:]
         assert words == [b"-namespace", b"test", b"-id", one.id.encode(), b"-address", engine.address.encode()]
         assert os.readlink(f"/proc/{one.pid}/cwd") == str(one.bundle)
     assert first.path != second.path
+
+
+def test_who_waits_for_the_first_create_is_of_the_shims_own_kind(engine: Engine, bundle: MakeBundle) -> None:
+    """Forked while the shim is still `start`, or by the shim: its session, limits, score, directory and cgroup are the shim's."""
+    for name in "ab":
+        one = engine.start(bundle("true").path, f"{name}{os.getpid()}")
+        (spare,) = (
+            int(pid)
+            for pid in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()
+            if Path(f"/proc/{pid}/cwd").readlink() == one.bundle
+        )
+        ours, theirs = facts(one.pid), facts(spare)
+        kinds = [word.rpartition("/")[2] for word in theirs["descriptors"]]
+        assert kinds == ["null", "null", "null", "packed.bin", "socket"], (
+            "nothing of containerd's, whose pipe would not end"
+        )
+        for same in ("limits", "environment", "score", "cgroup"):
+            assert ours[same] == theirs[same], same
+        assert os.getsid(spare) == one.pid
+        run(one)
+        assert one.wait() == 0
+        one.call("Delete", id=one.id)
 
 
 def run(one: Shim) -> None:
@@ -212,6 +245,7 @@ def test_a_stopped_nursery(engine: Engine, bundle: MakeBundle) -> None:
 def test_requests_that_are_none(engine: Engine, bundle: MakeBundle) -> None:
     """Rubbish, too much, too many descriptors, or nothing at all: the shim goes on, and forks who asks properly."""
     first = engine.start(bundle("true").path, f"a{os.getpid()}")
+    settle(first.pid)
     before = len(os.listdir(f"/proc/{first.pid}/fd"))
     kept = []
     for data, fds in ((b"hello", []), (b"1\x003\x00a", [0, 1]), (b"1\x000\x00A=b", [0]), (b"1\x008\x00x", [0] * 9)):

@@ -102,6 +102,32 @@ def test_no_library_is_loaded_while_all_is_well(make: Make) -> None:
 # -- what is not there ------------------------------------------------------------------------------------------------
 
 
+def test_what_was_read_ahead_counts_once_and_for_the_same_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make()
+    checks: list[Any] = []
+    check = bundle.config_check.check_config
+    monkeypatch.setattr(bundle.config_check, "check_config", lambda config: checks.append(config) or check(config))
+    bundle.read_ahead(str(path))
+    assert bundle.load(str(path)).config is checks[0] and len(checks) == 1
+    assert bundle.load(str(path)).config is checks[1], "what somebody has, and may have changed, is nobody else's"
+    bundle.read_ahead(str(path))
+    make({**SMALL, "annotations": {"a": "b"}})
+    assert bundle.load(str(path)).config["annotations"] == {"a": "b"}
+    assert bundle.load(str(path)).config["annotations"] == {"a": "b"}
+
+
+def test_what_is_wrong_ahead_is_said_when_it_is_asked_for(make: Make, tmp_path: Path) -> None:
+    bundle.read_ahead(str(tmp_path / "nowhere"))
+    path = make({**SMALL, "hostname": 1})
+    bundle.read_ahead(str(path))
+    assert "hostname" in refused(path, ConfigError).message
+    # still there after another one was right
+    make()
+    bundle.read_ahead(str(path))
+    make({**SMALL, "hostname": 1})
+    assert "hostname" in refused(path, ConfigError).message
+
+
 def test_a_missing_bundle(tmp_path: Path) -> None:
     path = tmp_path / "nowhere"
     assert refused(path).message == f'bundle "{path}" does not exist'

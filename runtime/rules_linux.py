@@ -263,6 +263,15 @@ def weights_are_in_range(resources: Any, at: str) -> Iterator[Fault]:
                 yield f"{place}/{key}", f"{holder[key]} is not from 10 to 1000"
 
 
+def entries_limit_something(resources: Any, at: str) -> Iterator[Fault]:
+    for number, entry in enumerate((resources.get("blockIO") or {}).get("weightDevice") or ()):
+        if entry.get("weight") is None and entry.get("leafWeight") is None:
+            yield f"{at}/blockIO/weightDevice/{number}", "neither a weight nor a leafWeight"
+    for name, entry in (resources.get("rdma") or {}).items():
+        if entry.get("hcaHandles") is None and entry.get("hcaObjects") is None:
+            yield f"{at}/rdma/{_step(name)}", "neither hcaHandles nor hcaObjects"
+
+
 def page_sizes_are_sizes(resources: Any, at: str) -> Iterator[Fault]:
     seen = set()
     for number, entry in enumerate(resources.get("hugepageLimits") or ()):
@@ -302,6 +311,7 @@ def device_names_are_words(resources: Any, at: str) -> Iterator[Fault]:
 RESOURCES: Table = (
     ("config-linux.md#memory", swap_includes_memory),
     ("config-linux.md#block-io", weights_are_in_range),
+    ("config-linux.md#block-io", entries_limit_something),
     ("config-linux.md#huge-page-limits", page_sizes_are_sizes),
     ("config-linux.md#unified", unified_names_are_files),
     ("config-linux.md#allowed-device-list", device_access_is_letters),

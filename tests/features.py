@@ -95,6 +95,21 @@ def _idmapped(directory: str) -> bool:
         child.wait()
 
 
+def _specification() -> bool:
+    """Whether the specification's text has been downloaded, or can be."""
+    import importlib.util
+
+    path = Path(__file__).resolve().parent.parent / "conformance/clauses.py"
+    module = importlib.util.spec_from_file_location("clauses", path)
+    assert module and module.loader
+    clauses = importlib.util.module_from_spec(module)
+    module.loader.exec_module(clauses)
+    try:
+        return bool(clauses.fetch())
+    except OSError:
+        return False
+
+
 def cgroup_parent() -> str:
     """The cgroup, as a path below the hierarchy's root, that those of tests may be made in: for a user, beside his own one."""
     own = text("/proc/self/cgroup").partition("0::")[2].strip()
@@ -200,6 +215,8 @@ FEATURES: dict[str, Callable[[], bool]] = {
     ),
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
+    # its text is downloaded once, into build/; without a network there is none
+    "specification": _specification,
     "runc": lambda: shutil.which("runc") is not None,
     # by default the newer one that tests/fixtures/criu.py downloads; without a network, or on a kernel too new for it, there is none
     "criu": _criu,

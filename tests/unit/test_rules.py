@@ -152,13 +152,16 @@ BROKEN: list[tuple[Edit, str, str]] = [
     (put("linux/resources/memory/limit", -1), "/linux/resources/memory/swap", "memory is unlimited"),
     (put("linux/resources/blockIO/weight", 9), "/linux/resources/blockIO/weight", "9 is not from 10 to 1000"),
     (put("linux/resources/blockIO/weightDevice/0/leafWeight", 1), "/linux/resources/blockIO/weightDevice/0/leafWeight", "not from 10"),
+    (put("linux/resources/blockIO/weightDevice/0", {"major": 8, "minor": 0}), "/linux/resources/blockIO/weightDevice/0",
+     "neither a weight nor a leafWeight"),
+    (put("linux/resources/rdma", {"mlx5_0": {}}), "/linux/resources/rdma/mlx5_0", "neither hcaHandles nor hcaObjects"),
     *((put("linux/resources/hugepageLimits/0/pageSize", size), "/linux/resources/hugepageLimits/0/pageSize", "is not a page size")
       for size in ("2M", "02MB", "MB", "../x.MB", "2mb", "0MB", "2 MB", "1TB")),
     (put("linux/resources/hugepageLimits/-", {"pageSize": "2MB", "limit": 1}), "/linux/resources/hugepageLimits/1/pageSize", "twice"),
     *((put("linux/resources/unified", {name: "1"}), "/linux/resources/unified/" + name.replace("/", "~1"), "not the name of a cgroup file")
       for name in ("a/b.c", "../x.y", "memory", ".x", "x.", "a..b")),
     (put("linux/resources/devices/0/access", "rx"), "/linux/resources/devices/0/access", "letters other than r, w and m"),
-    (put("linux/resources/rdma", {"a b": {}}), "/linux/resources/rdma/a b", "is not the name of a device"),
+    (put("linux/resources/rdma", {"a b": {"hcaObjects": 1}}), "/linux/resources/rdma/a b", "is not the name of a device"),
     (put("linux/resources/network/priorities/0/name", "lo 1\n"), "/linux/resources/network/priorities/0/name", "name of an interface"),
     # seccomp
     (put("linux/seccomp/defaultAction", "SCMP_ACT_ALLOW"), "/linux/seccomp/defaultErrnoRet", "cannot return an errno"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from runtime.console import Terminal
     from runtime.launch import Doer
+    from runtime.netdev import Devices
     from runtime.notify import Notify
     from runtime.plan import Step
     from runtime.store import Entry
@@ -39,6 +40,7 @@ class Made:
         self.has_run_hooks = False
         self.terminal: Terminal | None = None
         self.listener: Notify | None = None
+        self.devices: Devices | None = None
         self.fds: dict[str, int] = {}
         self.saved: dict[str, Any] = {
             "version": store.VERSION,
@@ -150,6 +152,7 @@ class Made:
             "newuidmap": self._id_map,
             "newgidmap": self._id_map,
             "idmap": self._user_ns,
+            "netdev": self._netdev,
             "hook": self._hook,
             "hook-state": self._hook_state,
             "console": self._console,
@@ -178,6 +181,15 @@ class Made:
 
         uid_map, _, gid_map = step[2].partition(";")
         return userns.namespace_of(uid_map, gid_map)
+
+    def _netdev(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import netdev
+
+        if self.devices is None:
+            wanted = [(one[1], one[2]) for one in self.making.plan.sections["netdev"]]
+            self.devices = netdev.Devices(launch.pid, given, wanted)
+        self.devices.move(step[1], step[2])
+        return -1
 
     def _hook(self, step: Step, launch: Launch, given: int) -> int:
         from runtime import hooks
@@ -286,8 +298,9 @@ class Made:
 
     def close(self) -> None:
         """Give up every descriptor; the lock goes with the directory's."""
-        if self.listener is not None:
-            self.listener.close()
+        for held in (self.listener, self.devices):
+            if held is not None:
+                held.close()
         for fd in (self.pidfd, *self.fds.values()):
             if fd >= 0:
                 os.close(fd)

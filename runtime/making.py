@@ -137,6 +137,6 @@ def cgroup_host(host: Host, rootless: str) -> Host:
 
 def _refuse_what_is_not_built(linux: dict[str, Any]) -> None:
     # no field that somebody relies on is skipped in silence
-    for name in ("netDevices", "intelRdt"):
+    for name in ("intelRdt",):
         if linux.get(name):
             raise Unsupported(f"linux.{name}: not supported by this version", pointer=f"/linux/{name}")

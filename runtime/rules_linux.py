@@ -115,11 +115,13 @@ def net_devices_have_a_namespace(document: Any, at: str) -> Iterator[Fault]:
     for name, device in devices.items():
         place = f"{at}/netDevices/{_step(name)}"
         inside = device.get("name") or name
-        for word, where in ((name, place), (inside, f"{place}/name")):
+        # of a template the kernel makes a name that is free, as often as it is asked to
+        is_template = inside is not name and inside.endswith("%d")
+        for word, where in ((name, place), (inside.removesuffix("%d") if is_template else inside, f"{place}/name")):
             if not is_device_name(word):
                 yield where, f'"{word}" cannot be the name of a network device'
                 break
-        if inside in seen:
+        if inside in seen and not is_template:
             yield place, f'two devices would be called "{inside}"'
         seen.add(inside)
 

@@ -125,6 +125,8 @@ BROKEN: list[tuple[Edit, str, str]] = [
     *((put("linux/netDevices", {name: {}}), "/linux/netDevices/" + name.replace("/", "~1"), "cannot be the name")
       for name in ("", ".", "..", "a/b", "a b", "a:b", "a" * 16, "eth%d")),
     (put("linux/netDevices/eth0/name", "a/b"), "/linux/netDevices/eth0/name", "cannot be the name"),
+    (put("linux/netDevices/eth0/name", "a%dx"), "/linux/netDevices/eth0/name", "cannot be the name"),
+    (put("linux/netDevices/eth0/name", "%d"), "/linux/netDevices/eth0/name", "cannot be the name"),
     (put("linux/netDevices/eth1", {}), "/linux/netDevices/eth1", 'two devices would be called "eth1"'),
     # sysctl
     (without_namespace("network"), "/linux/sysctl/net.ipv4.ip_forward", "there is no network namespace"),
@@ -237,6 +239,7 @@ RIGHT: list[Edit] = [
     drop("process"),
     drop("process/args"),
     put("process/env", ["A="]),
+    put("linux/netDevices", {"eth0": {"name": "lan%d"}, "eth1": {"name": "lan%d"}}),
     put("process/execCPUAffinity", {"initial": "", "final": "0-3,7"}),
     put("process/rlimits/0/soft", 0),
     put("process/scheduler", {"policy": "SCHED_FIFO", "priority": 99}),

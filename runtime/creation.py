@@ -58,6 +58,8 @@ class Made:
             "has_poststop": bool(making.plan.sections["delete"]),
             "has_process": making.process is not IDLE,
         }
+        if making.rdt is not None:
+            self.saved["resctrl"] = making.rdt.made
 
     def refuse_used_cgroup(self) -> None:
         """Before it is written down as ours: an undo would kill whoever is in there."""
@@ -148,6 +150,7 @@ class Made:
     def _doers(self) -> dict[str, Doer]:
         return {
             "write": self._write,
+            "mkdir": self._resctrl_group,
             "set-property": self._set_property,
             "newuidmap": self._id_map,
             "newgidmap": self._id_map,
@@ -168,6 +171,12 @@ class Made:
             self.making.cgroup.run(step)
         else:
             steps.write_for(step, launch.pid)
+        return -1
+
+    def _resctrl_group(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import intelrdt
+
+        intelrdt.make(step[1])
         return -1
 
     def _id_map(self, step: Step, launch: Launch, given: int) -> int:
@@ -314,6 +323,7 @@ class Made:
             self.launch.destroy()
         try:
             self.making.cgroup.destroy()
+            removal.remove_groups(self.saved)
             if self.has_run_hooks and self.saved["has_poststop"]:
                 # a runtime that gives up after its first hooks goes on at the last step of the lifecycle
                 removal.poststop(self.making.ctx, self.entry, self.saved)
@@ -365,6 +375,7 @@ def attend(made: Made, detached: bool) -> int:
         made.close()
         return code
     made.making.cgroup.destroy()
+    removal.remove_groups(made.saved)
     if made.saved["has_poststop"]:
         removal.poststop(made.making.ctx, made.entry, made.saved)
     made.entry.remove()

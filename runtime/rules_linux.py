@@ -207,8 +207,23 @@ def cgroups_path_stays_below(document: Any, at: str) -> Iterator[Fault]:
 
 def class_of_service_is_a_name(document: Any, at: str) -> Iterator[Fault]:
     name = (document.linux.get("intelRdt") or {}).get("closID") or ""
-    if name in (".", "..") or "/" in name or "\n" in name:
+    # "/" is the default class; the others are names that resctrl has already
+    taken = (".", "..", "info", "mon_groups", "mon_data")
+    if name in taken or ("/" in name and name != "/") or "\n" in name:
         yield f"{at}/intelRdt/closID", f'"{name}" cannot be the name of a directory of resctrl'
+
+
+def schemas_are_lines(document: Any, at: str) -> Iterator[Fault]:
+    asked = document.linux.get("intelRdt") or {}
+    for key, begin in (("l3CacheSchema", "L3:"), ("memBwSchema", "MB:")):
+        line = asked.get(key) or ""
+        if "\n" in line:
+            yield f"{at}/intelRdt/{key}", "more than one line"
+        elif line and not line.startswith(begin):
+            yield f"{at}/intelRdt/{key}", f'"{line}" does not begin with {begin}'
+    for number, line in enumerate(asked.get("schemata") or ()):
+        if "\n" in line:
+            yield f"{at}/intelRdt/schemata/{number}", "more than one line"
 
 
 def memory_policy_is_possible(document: Any, at: str) -> Iterator[Fault]:
@@ -240,6 +255,7 @@ LINUX: Table = (
     ("config-linux.md#devices", devices_are_complete),
     ("config-linux.md#cgroups-path", cgroups_path_stays_below),
     ("config-linux.md#intelrdt", class_of_service_is_a_name),
+    ("config-linux.md#intelrdt", schemas_are_lines),
     ("config-linux.md#memory-policy", memory_policy_is_possible),
 )
 

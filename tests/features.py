@@ -206,6 +206,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "idmapped-tmpfs": lambda: _idmapped("/dev/shm"),
     "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
     "veth-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "veth"),
+    "fuse": lambda: os.access("/dev/fuse", os.R_OK | os.W_OK),
     "memory-policy": lambda: os.path.exists("/proc/self/numa_maps"),
     "boot-time": lambda: _makes("ps", "-ef"),  # ps(1) wants it, and User-Mode Linux has none that it likes
     "keyring": lambda: os.path.exists("/proc/keys"),

@@ -144,7 +144,11 @@ BROKEN: list[tuple[Edit, str, str]] = [
     (put("linux/cgroupsPath", "/a/../../b"), "/linux/cgroupsPath", 'contains ".."'),
     (put("linux/cgroupsPath", "x.slice:p:.."), "/linux/cgroupsPath", 'contains ".."'),
     *((put("linux/intelRdt/closID", name), "/linux/intelRdt/closID", "cannot be the name of a directory")
-      for name in (".", "..", "a/b", "a\nb")),
+      for name in (".", "..", "a/b", "a\nb", "//", "info")),
+    (put("linux/intelRdt/l3CacheSchema", "0=f"), "/linux/intelRdt/l3CacheSchema", "does not begin with L3:"),
+    (put("linux/intelRdt/memBwSchema", "L3:0=f"), "/linux/intelRdt/memBwSchema", "does not begin with MB:"),
+    (put("linux/intelRdt/memBwSchema", "MB:0=7\nL3:0=f"), "/linux/intelRdt/memBwSchema", "more than one line"),
+    (put("linux/intelRdt/schemata", ["L3:0=f", "a\nb"]), "/linux/intelRdt/schemata/1", "more than one line"),
     (put("linux/memoryPolicy/nodes", "a"), "/linux/memoryPolicy/nodes", "is not a list of nodes"),
     (put("linux/memoryPolicy/nodes", ""), "/linux/memoryPolicy/nodes", "required: MPOL_BIND"),
     (put("linux/memoryPolicy/mode", "MPOL_LOCAL"), "/linux/memoryPolicy/nodes", "MPOL_LOCAL takes no nodes"),

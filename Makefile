@@ -183,10 +183,11 @@ GUEST ?=
 test-guest: build ## the suites on cgroup v2 with systemd, as root and as users: the quick part, GUEST=all, or GUEST='tester podman'
 	@$(PY) $(HERE)/tests/guest/suites.py $(if $(filter all,$(GUEST)),--all,$(GUEST))
 
-conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
+conformance: build ## clauses of the specification, OCI runtime-tools' validation suite; PEER=/usr/sbin/runc for a comparison
 	@$(call need,$(DEPS_RUN))
 	@[ "$$(id -u)" = 0 ] || { echo "conformance needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
+	@$(if $(PEER),,$(PY) $(HERE)/conformance/clauses.py)
 	@$(PY) $(HERE)/conformance/run.py $(if $(PEER),--runtime $(PEER) --compare-only)
 
 bench: build ## pyrunc against runc and crun, by themselves and under engines; RUNS=30 BENCH_PEERS=name=path,... CGROUP_MANAGER=systemd

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from runtime.console import Terminal
     from runtime.launch import Doer
+    from runtime.netdev import Devices
     from runtime.notify import Notify
     from runtime.plan import Step
     from runtime.store import Entry
@@ -39,6 +40,7 @@ class Made:
         self.has_run_hooks = False
         self.terminal: Terminal | None = None
         self.listener: Notify | None = None
+        self.devices: Devices | None = None
         self.fds: dict[str, int] = {}
         self.saved: dict[str, Any] = {
             "version": store.VERSION,
@@ -56,6 +58,8 @@ class Made:
             "has_poststop": bool(making.plan.sections["delete"]),
             "has_process": making.process is not IDLE,
         }
+        if making.rdt is not None:
+            self.saved["resctrl"] = making.rdt.made
 
     def refuse_used_cgroup(self) -> None:
         """Before it is written down as ours: an undo would kill whoever is in there."""
@@ -146,10 +150,12 @@ class Made:
     def _doers(self) -> dict[str, Doer]:
         return {
             "write": self._write,
+            "mkdir": self._resctrl_group,
             "set-property": self._set_property,
             "newuidmap": self._id_map,
             "newgidmap": self._id_map,
             "idmap": self._user_ns,
+            "netdev": self._netdev,
             "hook": self._hook,
             "hook-state": self._hook_state,
             "console": self._console,
@@ -167,6 +173,12 @@ class Made:
             steps.write_for(step, launch.pid)
         return -1
 
+    def _resctrl_group(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import intelrdt
+
+        intelrdt.make(step[1])
+        return -1
+
     def _id_map(self, step: Step, launch: Launch, given: int) -> int:
         from runtime import userns
 
@@ -178,6 +190,15 @@ class Made:
 
         uid_map, _, gid_map = step[2].partition(";")
         return userns.namespace_of(uid_map, gid_map)
+
+    def _netdev(self, step: Step, launch: Launch, given: int) -> int:
+        from runtime import netdev
+
+        if self.devices is None:
+            wanted = [(one[1], one[2]) for one in self.making.plan.sections["netdev"]]
+            self.devices = netdev.Devices(launch.pid, given, wanted)
+        self.devices.move(step[1], step[2])
+        return -1
 
     def _hook(self, step: Step, launch: Launch, given: int) -> int:
         from runtime import hooks
@@ -286,8 +307,9 @@ class Made:
 
     def close(self) -> None:
         """Give up every descriptor; the lock goes with the directory's."""
-        if self.listener is not None:
-            self.listener.close()
+        for held in (self.listener, self.devices):
+            if held is not None:
+                held.close()
         for fd in (self.pidfd, *self.fds.values()):
             if fd >= 0:
                 os.close(fd)
@@ -301,6 +323,7 @@ class Made:
             self.launch.destroy()
         try:
             self.making.cgroup.destroy()
+            removal.remove_groups(self.saved)
             if self.has_run_hooks and self.saved["has_poststop"]:
                 # a runtime that gives up after its first hooks goes on at the last step of the lifecycle
                 removal.poststop(self.making.ctx, self.entry, self.saved)
@@ -352,6 +375,7 @@ def attend(made: Made, detached: bool) -> int:
         made.close()
         return code
     made.making.cgroup.destroy()
+    removal.remove_groups(made.saved)
     if made.saved["has_poststop"]:
         removal.poststop(made.making.ctx, made.entry, made.saved)
     made.entry.remove()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from runtime import bundle, cgroups, inherited, lifecycle, planner, seccomp, store
 from runtime import system as os
-from runtime.errors import Unsupported
 from runtime.host import Host
 from runtime.plan import check
 
@@ -12,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from runtime.intelrdt import Group
     from runtime.plan import Plan, Step
 
 
@@ -41,7 +41,11 @@ class Making:
         self.process: dict[str, Any] = self.config.get("process") or IDLE
         self.linux: dict[str, Any] = self.config.get("linux") or {}
         inherited.check_terminal(self.process, options, detached)
-        _refuse_what_is_not_built(self.linux)
+        self.rdt: Group | None = None
+        if self.linux.get("intelRdt") is not None:  # {} asks for a class of its own
+            from runtime import intelrdt
+
+            self.rdt = intelrdt.Group(self.linux["intelRdt"], id_)
         self.cgroup = cgroups.choose(
             self.config, id_, cgroup_host(self.host, ctx.rootless), ctx.systemd_cgroup, ctx.cgroup_manager
         )
@@ -78,6 +82,8 @@ class Making:
         plan = planner.create(request)
         self._add_own(plan, request.notify_dir)
         # limits that would stop init itself from forking come when it has done so for the last time
+        if self.rdt is not None:
+            late += self.rdt.steps
         plan.sections["ready"] += [*late, *self._hand_out("pidfd"), ("save", "$STATE/state.json", "")]
         plan.warnings.extend(self.cgroup.warnings)
         if self.filter is not None:
@@ -93,7 +99,7 @@ class Making:
             (("mkdir", "$ROOT", f"{root_mode} ?exists"), ""),
             (("mkdir", "$STATE", "0700"), "remove"),
             # before the cgroup exists: what may have to be removed, should we be killed
-            (("note", "$STATE/journal", NOTED), ""),
+            (("note", "$STATE/journal", NOTED + (", resctrl" if self.rdt is not None else "")), ""),
             (("write", "$STATE/config.json", f"{len(self.bundle.raw)} bytes"), ""),
         ]
         if self.filter is not None and self.filter.record:
@@ -133,10 +139,3 @@ def cgroup_host(host: Host, rootless: str) -> Host:
     seen = Host()
     seen.is_rootless = rootless == "true"
     return seen
-
-
-def _refuse_what_is_not_built(linux: dict[str, Any]) -> None:
-    # no field that somebody relies on is skipped in silence
-    for name in ("netDevices", "intelRdt"):
-        if linux.get(name):
-            raise Unsupported(f"linux.{name}: not supported by this version", pointer=f"/linux/{name}")

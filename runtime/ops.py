@@ -70,6 +70,11 @@ OPS: dict[str, tuple[int, str, str]] = {
     "affinity": (15, "{s1}", "sched_setaffinity(0, s0: bit mask); s1 is its text"),
     "mempolicy": (16, "{s1}", "set_mempolicy(a, s0: node mask, b: number of nodes in it); s1 is its text"),
     "link-up": (17, "{s0}", "set IFF_UP on the interface s0 of the current network namespace, through SIOCSIFFLAGS"),
+    "netlink": (
+        56,
+        "-> {r0}",
+        "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) ->r0, which speaks of the current network namespace wherever it is sent",
+    ),
     # -- credentials -----------------------------------------------------------------------------------------------
     "setgroups": (18, "{s0:gids}", "setgroups(s0: array of 32-bit gids)"),
     "setresgid": (19, "{a}", "setresgid(a, a, a), then getresgid to be sure of it"),

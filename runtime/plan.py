@@ -238,7 +238,7 @@ _CREDENTIALS = ("bounding", "setgroups", "setresgid", "setresuid", "capset", "am
 #: registers an op fills, registers it reads
 _FILLS = {
     "ask": ("r0",), "open": ("r0",), "mkdirs": ("r0",), "mountpoint": ("r0",), "fsopen": ("r0",), "fspick": ("r0",),
-    "fsmount": ("r1",), "open-tree": ("r0",), "open-pty": ("r0", "r2"), "mask": ("r2",), "seccomp": ("r0",),
+    "fsmount": ("r1",), "netlink": ("r0",), "open-tree": ("r0",), "open-pty": ("r0", "r2"), "mask": ("r2",), "seccomp": ("r0",),
 }  # fmt: skip
 _READS = {
     "ask": ("r1",), "fifo": ("r0", "r1"), "fork": ("r0",), "setns": ("r0",), "open": ("r1",), "close": ("r0",), "write": ("r1",),

@@ -77,9 +77,18 @@ def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
         kill_and_wait(noted.get("pid", 0), noted.get("start_time", 0), _DEATH_S)
     if type(cgroup) is dict and cgroup:
         _remove_cgroup(cgroup)
+    remove_groups(noted)
     if noted.get("has_poststop"):
         poststop(ctx, entry, noted)
     entry.remove()
+
+
+def remove_groups(noted: dict[str, Any]) -> None:
+    """Remove what resctrl has of the container."""
+    if noted.get("resctrl"):
+        from runtime import intelrdt
+
+        intelrdt.remove(noted["resctrl"])
 
 
 def _remove_cgroup(cgroup: dict[str, Any]) -> None:

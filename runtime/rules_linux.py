@@ -115,11 +115,13 @@ def net_devices_have_a_namespace(document: Any, at: str) -> Iterator[Fault]:
     for name, device in devices.items():
         place = f"{at}/netDevices/{_step(name)}"
         inside = device.get("name") or name
-        for word, where in ((name, place), (inside, f"{place}/name")):
+        # of a template the kernel makes a name that is free, as often as it is asked to
+        is_template = inside is not name and inside.endswith("%d")
+        for word, where in ((name, place), (inside.removesuffix("%d") if is_template else inside, f"{place}/name")):
             if not is_device_name(word):
                 yield where, f'"{word}" cannot be the name of a network device'
                 break
-        if inside in seen:
+        if inside in seen and not is_template:
             yield place, f'two devices would be called "{inside}"'
         seen.add(inside)
 
@@ -205,8 +207,23 @@ def cgroups_path_stays_below(document: Any, at: str) -> Iterator[Fault]:
 
 def class_of_service_is_a_name(document: Any, at: str) -> Iterator[Fault]:
     name = (document.linux.get("intelRdt") or {}).get("closID") or ""
-    if name in (".", "..") or "/" in name or "\n" in name:
+    # "/" is the default class; the others are names that resctrl has already
+    taken = (".", "..", "info", "mon_groups", "mon_data")
+    if name in taken or ("/" in name and name != "/") or "\n" in name:
         yield f"{at}/intelRdt/closID", f'"{name}" cannot be the name of a directory of resctrl'
+
+
+def schemas_are_lines(document: Any, at: str) -> Iterator[Fault]:
+    asked = document.linux.get("intelRdt") or {}
+    for key, begin in (("l3CacheSchema", "L3:"), ("memBwSchema", "MB:")):
+        line = asked.get(key) or ""
+        if "\n" in line:
+            yield f"{at}/intelRdt/{key}", "more than one line"
+        elif line and not line.startswith(begin):
+            yield f"{at}/intelRdt/{key}", f'"{line}" does not begin with {begin}'
+    for number, line in enumerate(asked.get("schemata") or ()):
+        if "\n" in line:
+            yield f"{at}/intelRdt/schemata/{number}", "more than one line"
 
 
 def memory_policy_is_possible(document: Any, at: str) -> Iterator[Fault]:
@@ -238,6 +255,7 @@ LINUX: Table = (
     ("config-linux.md#devices", devices_are_complete),
     ("config-linux.md#cgroups-path", cgroups_path_stays_below),
     ("config-linux.md#intelrdt", class_of_service_is_a_name),
+    ("config-linux.md#intelrdt", schemas_are_lines),
     ("config-linux.md#memory-policy", memory_policy_is_possible),
 )
 
@@ -261,6 +279,15 @@ def weights_are_in_range(resources: Any, at: str) -> Iterator[Fault]:
         for key in ("weight", "leafWeight"):
             if 0 < (holder.get(key) or 0) < 10:
                 yield f"{place}/{key}", f"{holder[key]} is not from 10 to 1000"
+
+
+def entries_limit_something(resources: Any, at: str) -> Iterator[Fault]:
+    for number, entry in enumerate((resources.get("blockIO") or {}).get("weightDevice") or ()):
+        if entry.get("weight") is None and entry.get("leafWeight") is None:
+            yield f"{at}/blockIO/weightDevice/{number}", "neither a weight nor a leafWeight"
+    for name, entry in (resources.get("rdma") or {}).items():
+        if entry.get("hcaHandles") is None and entry.get("hcaObjects") is None:
+            yield f"{at}/rdma/{_step(name)}", "neither hcaHandles nor hcaObjects"
 
 
 def page_sizes_are_sizes(resources: Any, at: str) -> Iterator[Fault]:
@@ -302,6 +329,7 @@ def device_names_are_words(resources: Any, at: str) -> Iterator[Fault]:
 RESOURCES: Table = (
     ("config-linux.md#memory", swap_includes_memory),
     ("config-linux.md#block-io", weights_are_in_range),
+    ("config-linux.md#block-io", entries_limit_something),
     ("config-linux.md#huge-page-limits", page_sizes_are_sizes),
     ("config-linux.md#unified", unified_names_are_files),
     ("config-linux.md#allowed-device-list", device_access_is_letters),

@@ -109,6 +109,21 @@ def _idmapped(directory: str) -> bool:
         child.wait()
 
 
+def _specification() -> bool:
+    """Whether the specification's text has been downloaded, or can be."""
+    import importlib.util
+
+    path = Path(__file__).resolve().parent.parent / "conformance/clauses.py"
+    module = importlib.util.spec_from_file_location("clauses", path)
+    assert module and module.loader
+    clauses = importlib.util.module_from_spec(module)
+    module.loader.exec_module(clauses)
+    try:
+        return bool(clauses.fetch())
+    except OSError:
+        return False
+
+
 def cgroup_parent() -> str:
     """The cgroup, as a path below the hierarchy's root, that those of tests may be made in: for a user, beside his own one."""
     own = text("/proc/self/cgroup").partition("0::")[2].strip()
@@ -206,6 +221,8 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "idmapped-mount": lambda: _idmapped(tempfile.gettempdir()),
     "idmapped-tmpfs": lambda: _idmapped("/dev/shm"),
     "dummy-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "dummy"),
+    "veth-interface": lambda: _makes("unshare", "-n", "ip", "link", "add", "probe0", "type", "veth"),
+    "fuse": lambda: os.access("/dev/fuse", os.R_OK | os.W_OK),
     "memory-policy": lambda: os.path.exists("/proc/self/numa_maps"),
     "boot-time": lambda: _makes("ps", "-ef"),  # ps(1) wants it, and User-Mode Linux has none that it likes
     "keyring": lambda: os.path.exists("/proc/keys"),
@@ -216,6 +233,8 @@ FEATURES: dict[str, Callable[[], bool]] = {
     ),
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
+    # its text is downloaded once, into build/; without a network there is none
+    "specification": _specification,
     "runc": lambda: shutil.which("runc") is not None,
     # by default the newer one that tests/fixtures/criu.py downloads; without a network, or on a kernel too new for it, there is none
     "criu": _criu,

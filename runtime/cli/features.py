@@ -67,10 +67,10 @@ def _linux(seccomp: dict[str, Any]) -> dict[str, Any]:
         # like runc, whether labels would be set: a host without the module refuses a configuration that asks for one
         "apparmor": {"enabled": True},
         "selinux": {"enabled": True},
-        "intelRdt": {"enabled": _is_built("intelrdt")},
+        "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
         "memoryPolicy": {"modes": sorted(linux.MEMPOLICY_MODES), "flags": sorted(linux.MEMPOLICY_FLAGS)},
         "mountExtensions": {"idmap": {"enabled": True}},
-        "netDevices": {"enabled": _is_built("netdev")},
+        "netDevices": {"enabled": True},
     }
 
 

@@ -29,6 +29,7 @@ enum op_number {
     OP_AFFINITY = 15,
     OP_MEMPOLICY = 16,
     OP_LINK_UP = 17,
+    OP_NETLINK = 56,
     OP_SETGROUPS = 18,
     OP_SETRESGID = 19,
     OP_SETRESUID = 20,
@@ -67,7 +68,7 @@ enum op_number {
     OP_CLOSE_RANGE = 53,
     OP_INHERIT = 55,
     OP_EXEC = 54,
-    OP_LAST = 55
+    OP_LAST = 56
 };
 
 #endif

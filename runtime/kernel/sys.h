@@ -53,7 +53,9 @@
 #define SOL_SOCKET 1
 #define SCM_RIGHTS 1
 #define AF_UNIX 1
+#define AF_NETLINK 16
 #define SOCK_DGRAM 2
+#define SOCK_RAW 3
 #define MSG_NOSIGNAL 0x4000
 #define MSG_CMSG_CLOEXEC 0x40000000
 #define CLOCK_MONOTONIC 1

@@ -188,9 +188,14 @@ def is_held_devpts(mount: Mount) -> bool:
 def is_read_only_late(mount: Mount) -> bool:
     """Whether the mount has to be written to before it becomes read-only."""
     options = mount.options
-    if options.is_bind or options.is_remount or not options.attr_set & linux.MOUNT_ATTR_RDONLY:
+    if options.is_bind or options.is_remount or not _of_new(options) & linux.MOUNT_ATTR_RDONLY:
         return False
     return mount.kind == "tmpfs" or (mount.place == "/dev" and mount.kind != "cgroup")
+
+
+def _of_new(options: Options) -> int:
+    """The attributes of a new filesystem: nothing is below it yet, so what is asked for recursively is its own."""
+    return options.attr_set & ~options.rattr_clear | options.rattr_set
 
 
 def _takes_sources_early(request: Request) -> bool:
@@ -296,12 +301,10 @@ def _filesystem(mount: Mount, request: Request, plan: Plan) -> Iterator[Op]:
     if mount.source:
         yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
     yield from _superblock(mount, request)
-    attributes = options.attr_set
+    attributes = _of_new(options)
     if is_read_only_late(mount):
         attributes &= ~linux.MOUNT_ATTR_RDONLY
     yield Op("fsmount", r0="fs", r1=mnt, a=attributes, about=about, where=where)
-    if options.rattr_set or options.rattr_clear:
-        yield _recursively(mount, mnt)
     yield from _idmap(mount, request, plan, mnt)
     yield from attach(mount, mnt)
 

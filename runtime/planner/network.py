@@ -28,4 +28,8 @@ def network(request: Request, plan: Plan) -> Iterator[Op]:
             "/linux/netDevices", "needs a network namespace of the container", clause="config-linux.md#network-devices"
         )
     steps = [("netdev", name, (device or {}).get("name") or name) for name, device in devices.items()]
-    yield plan.ask("netdev", steps, about="move network devices", where="/linux/netDevices")
+    about, where = "move network devices", "/linux/netDevices"
+    # the parent moves them from its namespace, and finishes them in this one through our socket
+    yield Op("netlink", r0="netlink", about=about, where=where)
+    yield plan.ask("netdev", steps, send="netlink", about=about, where=where)
+    yield Op("close", r0="netlink")

@@ -11,7 +11,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("__main__", "cli.doctor"),
     4: ("cli", "api", "doctor"),
     3: ("lifecycle", "making", "creation", "joining", "removal", "updating", "checkpoint", "restoring", "criu_process", "events"),
-    2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "seccomp", "libseccomp", "cgroups", "foreground",
+    2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "intelrdt", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
         "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
@@ -42,7 +42,6 @@ FENCES = {
     "click": ({"cli.app"}, "the fast reader must never need it"),
     "jsonschema": ({"bundle", "cli.validate"}, "it explains what the compiled validator refused"),
     "psutil": ({"cli.ps", "events"}, "it costs 19 ms"),
-    "pyroute2": ({"netdev"}, "it costs 138 ms"),
 }
 
 #: what the shim shares with the runtime: tools, and nothing that knows what a container is

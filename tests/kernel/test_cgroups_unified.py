@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +21,7 @@ from runtime.host import Host
 
 pytestmark = pytest.mark.requires("cgroup-unified")
 _numbers = count(1)
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -171,3 +174,22 @@ def test_v2_without_the_file_of_a_limit(unified: fs.Cgroup) -> None:
     unified.run(("write?missing", file, "1"))
     with pytest.raises(Unsupported, match="has neither hugetlb.none nor hugetlb.nothing"):
         unified.run(("write-either", f"{unified.paths['']}/hugetlb.none|hugetlb.nothing", "1|2"))
+
+
+@pytest.mark.parametrize("covered", [False, True], ids=["listed", "unlisted"])
+def test_v2_files_of_the_owner(unified: fs.Cgroup, covered: bool) -> None:
+    """Those that the kernel lists, as far as they are there; three, where it has no list (config-linux.md, cgroup ownership)."""
+    place = unified.place("")
+    script = f"from runtime.cgroups import making; making.RUN['delegate'](None, {place!r}, '4711')"
+    cover = "mount -t tmpfs none /sys/kernel/cgroup && " if covered else ""
+    subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{cover}exec "$0" -c "$1"', sys.executable, script], cwd=ROOT, check=True
+    )
+    listed = set() if covered else set(Path("/sys/kernel/cgroup/delegate").read_text().split())
+    wanted = {name for name in os.listdir(place) if name in listed} | {
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+    }
+    assert os.stat(place).st_uid == 4711
+    assert {name for name in os.listdir(place) if os.stat(f"{place}/{name}").st_uid} == wanted

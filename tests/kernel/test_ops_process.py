@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -302,6 +304,37 @@ def test_link_up(interpret: Interpret) -> None:
     assert "UP LOOPBACK" in done.out
     for name in ("nosuch0", "x" * 16):
         assert interpret(Op("unshare", a=linux.CLONE_NEWNET), Op("link-up", name)).error == errno.ENODEV
+
+
+def test_netlink(interpret: Interpret) -> None:
+    """The socket speaks of the namespace that it was opened in, whoever has it: here loopback is up, and alone."""
+    found = []
+
+    def ask(given: int) -> int:
+        with socket.socket(fileno=os.dup(given)) as sock:
+            assert sock.family == socket.AF_NETLINK and sock.proto == socket.NETLINK_ROUTE
+            sock.settimeout(10)
+            sock.sendto(struct.pack("=IHHII", 32, 18, 0x301, 0, 0) + bytes(16), (0, 0))  # RTM_GETLINK, all of them
+            found.append(sock.recv(1 << 16))
+        return 0
+
+    new = Op("unshare", a=linux.CLONE_NEWNET)
+    done = interpret(new, Op("link-up", "lo"), Op("netlink", r0="nl"), Op("ask", "x", r1="nl"), answers={"x": ask})
+    assert done.status == 0 and found[0].count(b"lo\0") == 1
+    assert struct.unpack_from("=HiI", found[0], 18)[1:] == (1, 0x10049)  # struct ifinfomsg: number 1, up and running
+
+
+def test_netlink_fails(start: Start) -> None:
+    """Without room for a descriptor, whose limit is set while init waits for an answer."""
+    started: list[Interpreter] = []
+
+    def limit(given: int) -> int:
+        resource.prlimit(started[0].pid, resource.RLIMIT_NOFILE, (0, 0))
+        return 0
+
+    started.append(start(Op("ask", "x"), Op("netlink", r0="nl"), answers={"x": limit}))
+    done = Done(started[0].serve())
+    assert (done.failed, done.error) == ("netlink", errno.EMFILE)
 
 
 # -- credentials -------------------------------------------------------------------------------------------------------

@@ -125,6 +125,8 @@ BROKEN: list[tuple[Edit, str, str]] = [
     *((put("linux/netDevices", {name: {}}), "/linux/netDevices/" + name.replace("/", "~1"), "cannot be the name")
       for name in ("", ".", "..", "a/b", "a b", "a:b", "a" * 16, "eth%d")),
     (put("linux/netDevices/eth0/name", "a/b"), "/linux/netDevices/eth0/name", "cannot be the name"),
+    (put("linux/netDevices/eth0/name", "a%dx"), "/linux/netDevices/eth0/name", "cannot be the name"),
+    (put("linux/netDevices/eth0/name", "%d"), "/linux/netDevices/eth0/name", "cannot be the name"),
     (put("linux/netDevices/eth1", {}), "/linux/netDevices/eth1", 'two devices would be called "eth1"'),
     # sysctl
     (without_namespace("network"), "/linux/sysctl/net.ipv4.ip_forward", "there is no network namespace"),
@@ -142,7 +144,11 @@ BROKEN: list[tuple[Edit, str, str]] = [
     (put("linux/cgroupsPath", "/a/../../b"), "/linux/cgroupsPath", 'contains ".."'),
     (put("linux/cgroupsPath", "x.slice:p:.."), "/linux/cgroupsPath", 'contains ".."'),
     *((put("linux/intelRdt/closID", name), "/linux/intelRdt/closID", "cannot be the name of a directory")
-      for name in (".", "..", "a/b", "a\nb")),
+      for name in (".", "..", "a/b", "a\nb", "//", "info")),
+    (put("linux/intelRdt/l3CacheSchema", "0=f"), "/linux/intelRdt/l3CacheSchema", "does not begin with L3:"),
+    (put("linux/intelRdt/memBwSchema", "L3:0=f"), "/linux/intelRdt/memBwSchema", "does not begin with MB:"),
+    (put("linux/intelRdt/memBwSchema", "MB:0=7\nL3:0=f"), "/linux/intelRdt/memBwSchema", "more than one line"),
+    (put("linux/intelRdt/schemata", ["L3:0=f", "a\nb"]), "/linux/intelRdt/schemata/1", "more than one line"),
     (put("linux/memoryPolicy/nodes", "a"), "/linux/memoryPolicy/nodes", "is not a list of nodes"),
     (put("linux/memoryPolicy/nodes", ""), "/linux/memoryPolicy/nodes", "required: MPOL_BIND"),
     (put("linux/memoryPolicy/mode", "MPOL_LOCAL"), "/linux/memoryPolicy/nodes", "MPOL_LOCAL takes no nodes"),
@@ -152,13 +158,16 @@ BROKEN: list[tuple[Edit, str, str]] = [
     (put("linux/resources/memory/limit", -1), "/linux/resources/memory/swap", "memory is unlimited"),
     (put("linux/resources/blockIO/weight", 9), "/linux/resources/blockIO/weight", "9 is not from 10 to 1000"),
     (put("linux/resources/blockIO/weightDevice/0/leafWeight", 1), "/linux/resources/blockIO/weightDevice/0/leafWeight", "not from 10"),
+    (put("linux/resources/blockIO/weightDevice/0", {"major": 8, "minor": 0}), "/linux/resources/blockIO/weightDevice/0",
+     "neither a weight nor a leafWeight"),
+    (put("linux/resources/rdma", {"mlx5_0": {}}), "/linux/resources/rdma/mlx5_0", "neither hcaHandles nor hcaObjects"),
     *((put("linux/resources/hugepageLimits/0/pageSize", size), "/linux/resources/hugepageLimits/0/pageSize", "is not a page size")
       for size in ("2M", "02MB", "MB", "../x.MB", "2mb", "0MB", "2 MB", "1TB")),
     (put("linux/resources/hugepageLimits/-", {"pageSize": "2MB", "limit": 1}), "/linux/resources/hugepageLimits/1/pageSize", "twice"),
     *((put("linux/resources/unified", {name: "1"}), "/linux/resources/unified/" + name.replace("/", "~1"), "not the name of a cgroup file")
       for name in ("a/b.c", "../x.y", "memory", ".x", "x.", "a..b")),
     (put("linux/resources/devices/0/access", "rx"), "/linux/resources/devices/0/access", "letters other than r, w and m"),
-    (put("linux/resources/rdma", {"a b": {}}), "/linux/resources/rdma/a b", "is not the name of a device"),
+    (put("linux/resources/rdma", {"a b": {"hcaObjects": 1}}), "/linux/resources/rdma/a b", "is not the name of a device"),
     (put("linux/resources/network/priorities/0/name", "lo 1\n"), "/linux/resources/network/priorities/0/name", "name of an interface"),
     # seccomp
     (put("linux/seccomp/defaultAction", "SCMP_ACT_ALLOW"), "/linux/seccomp/defaultErrnoRet", "cannot return an errno"),
@@ -234,6 +243,7 @@ RIGHT: list[Edit] = [
     drop("process"),
     drop("process/args"),
     put("process/env", ["A="]),
+    put("linux/netDevices", {"eth0": {"name": "lan%d"}, "eth1": {"name": "lan%d"}}),
     put("process/execCPUAffinity", {"initial": "", "final": "0-3,7"}),
     put("process/rlimits/0/soft", 0),
     put("process/scheduler", {"policy": "SCHED_FIFO", "priority": 99}),

@@ -1,0 +1,62 @@
+"""conformance/clauses.toml: every clause of the specification is in it, and every test that it names is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import tree
+
+CONFORMANCE = tree.ROOT / "conformance"
+_module = importlib.util.spec_from_file_location("clauses", CONFORMANCE / "clauses.py")
+assert _module and _module.loader
+clauses = importlib.util.module_from_spec(_module)
+sys.modules["clauses"] = clauses
+_module.loader.exec_module(clauses)
+TABLE = clauses.load()
+
+
+def collected(files: set[str]) -> Iterator[str]:
+    """The nodes of some files below tests/, as pytest itself finds them."""
+    words = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib -p no:cacheprovider", *sorted(files)]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words], cwd=tree.ROOT / "tests", env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in done.stdout.splitlines():
+        if "::" in line:
+            yield line.removeprefix("tests/")
+
+
+def test_every_clause_is_covered() -> None:
+    wrong = [f"{clause.where}: {clause.number} {clause.words}" for clause in TABLE if not clauses.covered(clause)]
+    assert not wrong, "\n".join(wrong)
+    assert len({clause.key for clause in TABLE}) == len(TABLE) > 300
+
+
+def test_every_test_is_there() -> None:
+    named = {test for clause in TABLE for test in clause.tests}
+    programs = {test.partition(":")[2] for test in named if test.startswith("runtime-tools:")}
+    nodes = {test for test in named if not test.startswith("runtime-tools:")}
+    there = set(collected({node.partition("::")[0] for node in nodes}))
+    there |= {node.partition("[")[0] for node in there}
+    assert not sorted(nodes - there)
+    # programs that are skipped or fail cover nothing: those here are known to pass
+    assert programs and not [name for name in programs if f"[{name}]" in (CONFORMANCE / "expected/v1.toml").read_text()]
+
+
+@pytest.mark.requires("specification")
+def test_no_clause_of_the_text_is_missing() -> None:
+    text = {key for key, _ in clauses.read(clauses.fetch())}
+    known = {clause.key for clause in TABLE}
+    assert sorted(text - known) == [] and sorted(known - text) == []
+
+
+def test_the_table_is_in_our_own_words() -> None:
+    """No sentence of the specification: each entry names its clause, and no more."""
+    assert max(len(clause.words) for clause in TABLE) < 100

@@ -145,7 +145,10 @@ def record(name: str, kind: str, why: str) -> None:
 
 def prepare(chosen: list[Suite]) -> None:
     """What the suites would compile or fetch, which the guest has neither compiler nor network for."""
-    programs = [["runtime/kernel/build.py", "--out", "build/kernel", "--sanitize"], ["tests/engines/images.py"]]
+    programs = [
+        ["runtime/kernel/build.py", "--out", "build/kernel", "--sanitize", "--fuzz"],
+        ["tests/engines/images.py"],
+    ]
     if any(suite.files == ("conformance",) for suite in chosen):
         programs.append(["conformance/run.py", "--build-only"])
     for program in programs:

@@ -231,6 +231,8 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "systemd-user": lambda: (
         os.geteuid() != 0 and os.path.exists(f"{os.environ.get('XDG_RUNTIME_DIR')}/systemd/private")
     ),
+    # User-Mode Linux has it executable, whatever a program asks for
+    "data-not-executable": lambda: not re.search(r" rwxp .*\[heap\]", text("/proc/self/maps")),
     "two-cpus": lambda: len(os.sched_getaffinity(0)) > 1,
     "x86-64": lambda: platform.machine() == "x86_64",
     # its text is downloaded once, into build/; without a network there is none

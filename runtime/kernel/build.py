@@ -39,6 +39,8 @@ IMAGE_LINK = [
     "-Wl,--gc-sections", "-Wl,-s",
 ]  # fmt: skip
 SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+#: it also runs where there is no compiler, and so no library of its; clang does this unasked
+SANITIZERS_INSIDE = ["-static-libasan", "-static-libubsan"]
 
 INTERPRETER = ["exec.c", "resolve.c", "program.c"]
 HEADERS = ["exec.h", "ops.h", "plan.h", "sys.h"]
@@ -256,7 +258,8 @@ def main() -> None:
         planrun = HERE / "planrun.c"
         build_hosted(work, programs / "planrun", compiler(), ["-g", "-O1"], planrun)
         if options.sanitize:
-            build_hosted(work, programs / "planrun-asan", compiler(), SANITIZE, planrun)
+            inside = [] if "clang" in compiler()[0] else SANITIZERS_INSIDE
+            build_hosted(work, programs / "planrun-asan", compiler(), [*SANITIZE, *inside], planrun)
         if options.fuzz:
             target = ROOT / "tests" / "fuzz" / "fuzz_plan.c"
             clang = shlex.split(os.environ.get("FUZZ_CC") or "clang")

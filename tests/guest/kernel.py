@@ -23,7 +23,7 @@ RELEASE = "trixie-backports"
 OLDEST = (6, 19)
 #: of Debian's own
 MODULES = Path("/usr/lib/uml/modules")
-#: seconds that compiling may take
+#: seconds that compiling may take; 0: there is no time for it
 LIMIT_S = float(os.environ.get("PYRUNC_GUEST_COMPILE_S", 1800))
 #: what is in the archive for other processors and for devices, which is most of it; the descriptions of the options are read
 LEFT_OUT = [
@@ -48,6 +48,8 @@ def kernel() -> Path:
         return path
     path = CACHE / f"linux-{digest(CONFIG.read_bytes(), RELEASE)}"
     try:
+        if not LIMIT_S and not path.exists():
+            raise Unavailable("none is compiled yet, and PYRUNC_GUEST_COMPILE_S=0 says not to")
         with once(path) as work:
             if work:
                 _compile(work, work / path.name)

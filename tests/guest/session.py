@@ -132,7 +132,7 @@ class _Session:
                         os.killpg(child.pid, signal.SIGKILL)
                 child.kill()
                 child.wait()
-        return self._outcome(is_late)
+        return self._outcome(is_late, child.returncode)
 
     def _copy(self, readers: dict[int, str], child: subprocess.Popen[bytes]) -> bool:
         """Copy the lines until the command's end is told; whether a limit was reached before."""
@@ -173,7 +173,7 @@ class _Session:
         found = re.search(rb"exit (\d+) (\d+)\r?\n", self.got["status"])
         return (int(found[1]), int(found[2])) if found else None
 
-    def _outcome(self, is_late: bool) -> int:
+    def _outcome(self, is_late: bool, returncode: int) -> int:
         if end := self._end():
             if self.request.back and len(self.got["back"]) >= end[1]:
                 _unpack(bytes(self.got["back"]), self.request.back)
@@ -181,6 +181,10 @@ class _Session:
         doing = "ran" if self.got["status"] else "booted"
         why = f"the time was up while it {doing}" if is_late else f"it died while it {doing}"
         last = self.got["console"].decode(errors="replace").splitlines()[-15:]
+        # It gave up by itself, and not as a kernel does: it has found out that it cannot run here, and said why.
+        if not is_late and not self.got["status"] and returncode > 0 and not any("panic" in line for line in last):
+            say(f"no guest can run on this machine: {last[-1].strip() if last else f'exit status {returncode}'}")
+            return UNAVAILABLE
         say("\n    ".join([why, *last]))
         return LATE if is_late else DIED
 

@@ -64,6 +64,8 @@ SUITES = (
     Suite("tester", ("tests/cli",), user="tester", quick=QUICK_USER, limit_s=2700),
     Suite("podman", ("tests/engines/test_podman*.py", "tests/engines/test_buildah.py")),
     Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
+    Suite("shim", ("tests/shim",)),
+    Suite("shim-systemd", ("tests/shim",), manager="systemd"),
     Suite("tester-systemd", (*QUICK, *QUICK_USER), user="tester", manager="systemd"),
     Suite("loner", QUICK_USER, user="loner"),
     Suite("conformance", ("conformance",)),
@@ -145,7 +147,10 @@ def record(name: str, kind: str, why: str) -> None:
 
 def prepare(chosen: list[Suite]) -> None:
     """What the suites would compile or fetch, which the guest has neither compiler nor network for."""
-    programs = [["runtime/kernel/build.py", "--out", "build/kernel", "--sanitize"], ["tests/engines/images.py"]]
+    programs = [
+        ["runtime/kernel/build.py", "--out", "build/kernel", "--sanitize", "--fuzz"],
+        ["tests/engines/images.py"],
+    ]
     if any(suite.files == ("conformance",) for suite in chosen):
         programs.append(["conformance/run.py", "--build-only"])
     for program in programs:
@@ -193,16 +198,19 @@ def main() -> int:
         return 0
     RESULTS.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    prepare(chosen)
-    chosen = [suite for suite in chosen if can_run(suite)]
+    able = [suite for suite in chosen if can_run(suite)]
+    if able:
+        prepare(able)
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            results = list(pool.map(lambda suite: run(suite, is_quick), chosen))
+            results = list(pool.map(lambda suite: run(suite, is_quick), able))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in list(_running):
                 child.terminate()
             raise
+    made = [str(path) for suite in chosen for path in RESULTS.glob(f"guest-{suite.name}.*")]
+    subprocess.run([sys.executable, HERE.parent / "total.py", *made])
     return max(results, default=0)
 
 

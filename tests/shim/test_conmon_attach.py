@@ -213,7 +213,7 @@ def test_a_terminal(terminal: Make) -> None:
     box.create("-t")
     with attached(box) as client:
         box.start()
-        assert client.read(enough=b"yes")[0] == b"yes\r\n"
+        assert client.read(enough=b"\n")[0] == b"yes\r\n"
         client.sock.send(b"typed\n")
         out, err = client.read()
     # the echo, then the line: all of a terminal is standard output

@@ -71,6 +71,13 @@ def test_guest_that_dies(capfd):
     assert "it died while it ran" in capfd.readouterr().err
 
 
+def test_guest_that_cannot_run_here(capfd):
+    """It said so and left, before there was a system: no failure of what it was to run."""
+    guest = Script("echo no seccomp here >$console; exit 1")
+    assert session.run(guest, session.Request(("true",))) == session.UNAVAILABLE
+    assert "no guest can run on this machine: no seccomp here" in capfd.readouterr().err
+
+
 def test_time_limit_ends_all_of_it(tmp_path, capfd):
     pids = tmp_path / "pids"
     guest = Script(f"echo booted >$status; sleep 1000 & echo $$ $! >{pids}; wait")

@@ -31,7 +31,7 @@ SUFFIXES = {".py", ".json", ".typed"}
 #: programs that write files of the tree, and run only while it is built
 BUILDERS = {"build.py", "libraries_build.py"}
 #: what the packages import of other people's; their own requirements follow by themselves
-DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil")
+DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
 #: launcher -> the module whose main() it calls; one whose module does not exist is not written
 LAUNCHERS = {"pyrunc": "runtime", "containerd-shim-pyrunc-v2": "shim", "pyrunc-conmon": "shim", "pyrunc-shim": "shim"}
 

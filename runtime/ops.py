@@ -73,7 +73,7 @@ OPS: dict[str, tuple[int, str, str]] = {
     "netlink": (
         56,
         "-> {r0}",
-        "socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) ->r0, which speaks of the current network namespace wherever it is sent",
+        "socket(AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE) ->r0, which speaks of the current network namespace wherever it is sent",
     ),
     # -- credentials -----------------------------------------------------------------------------------------------
     "setgroups": (18, "{s0:gids}", "setgroups(s0: array of 32-bit gids)"),

@@ -858,7 +858,7 @@ static long run(const struct op *o)
     case OP_AFFINITY: return sys(sched_setaffinity, 0, o->s[0].length, text);
     case OP_MEMPOLICY: return op_mempolicy(o);
     case OP_LINK_UP: return op_link_up(o);
-    case OP_NETLINK: return fill(o->r0, sys(socket, AF_NETLINK, SOCK_RAW | O_CLOEXEC, 0));
+    case OP_NETLINK: return fill(o->r0, sys(socket, AF_NETLINK, SOCK_DGRAM | O_CLOEXEC, 0));
     case OP_SETGROUPS: return o->s[0].length % 4 ? -EINVAL : sys(setgroups, o->s[0].length / 4, text);
     case OP_SETRESGID: return op_setresgid(o);
     case OP_SETRESUID: return op_setresuid(o);

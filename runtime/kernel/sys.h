@@ -55,7 +55,6 @@
 #define AF_UNIX 1
 #define AF_NETLINK 16
 #define SOCK_DGRAM 2
-#define SOCK_RAW 3
 #define MSG_NOSIGNAL 0x4000
 #define MSG_CMSG_CLOEXEC 0x40000000
 #define CLOCK_MONOTONIC 1

@@ -13,7 +13,7 @@ import os
 import select
 from errno import ENXIO
 
-from shim import stdio
+from shim import stdio, targets
 from shim.console import ConsoleSocket, resize
 from shim.flow import Later
 
@@ -76,7 +76,7 @@ class Streams:
         #: with the client's fifo that it writes to, if it is one: our writer, and the reader beside it
         self._outputs: dict[stdio.Copy, tuple[int, int]] = {}
         #: fifos that nobody has come to read yet
-        self._partings: list[stdio.Parting] = []
+        self._partings: list[targets.Parting] = []
         self._is_draining = False
         self._input: stdio.Copy | None = None
         self._logger = 0
@@ -100,25 +100,25 @@ class Streams:
                 )
                 await self._open_sinks(id_, namespace, (self.stdout, self.stderr))
             if self.stdin:
-                scheme, path, _ = stdio.parse_target(self.stdin)
+                scheme, path, _ = targets.parse_target(self.stdin)
                 if scheme != "fifo":
                     raise ValueError(f'standard input can come from a fifo only, not from "{self.stdin}"')
-                self._source = stdio.open_fifo_for_reading(path)
+                self._source = targets.open_fifo_for_reading(path)
         except BaseException:
             self.close()
             raise
 
-    async def _open_sinks(self, id_: str, namespace: str, targets: tuple[str, ...]) -> None:
-        scheme, path, words = stdio.parse_target(targets[0])
+    async def _open_sinks(self, id_: str, namespace: str, wanted: tuple[str, ...]) -> None:
+        scheme, path, words = targets.parse_target(wanted[0])
         if scheme in ("binary", "binary-v2"):
             await self._start_logger([path, *words], id_, namespace, must_speak=scheme == "binary-v2")
             return
-        for index, target in enumerate(targets):
-            scheme, path, _ = stdio.parse_target(target)
+        for index, target in enumerate(wanted):
+            scheme, path, _ = targets.parse_target(target)
             if scheme == "fifo":
-                self._sinks[index] = stdio.open_fifo_for_writing(path)
+                self._sinks[index] = targets.open_fifo_for_writing(path)
             elif scheme == "file":
-                self._sinks[index] = stdio.open_file_for_appending(path), -1
+                self._sinks[index] = targets.open_file_for_appending(path), -1
             elif scheme:
                 raise ValueError(f'output can go to a fifo, file:// or binary://, not to "{target}"')
 
@@ -214,8 +214,8 @@ class Streams:
         if self._source >= 0 and to_stdin >= 0:
             source, self._source = self._source, -1
             try:
-                _, path, _ = stdio.parse_target(self.stdin)
-                self._holder = stdio.hold_fifo(path)
+                _, path, _ = targets.parse_target(self.stdin)
+                self._holder = targets.hold_fifo(path)
             except OSError as error:
                 if error.errno != ENXIO:
                     raise
@@ -238,7 +238,7 @@ class Streams:
 
     def _part(self, sink: int, keeper: int, *, is_lost: bool) -> None:
         """Close a fifo when its client has come; where nobody takes anything (`is_lost`) that was waited for already."""
-        parting = stdio.Parting(self._loop, sink, keeper, self._look_if_drained)
+        parting = targets.Parting(self._loop, sink, keeper, self._look_if_drained)
         self._partings.append(parting)
         if is_lost:
             parting.close()

@@ -42,6 +42,7 @@ FENCES = {
     "click": ({"cli.app"}, "the fast reader must never need it"),
     "jsonschema": ({"bundle", "cli.validate"}, "it explains what the compiled validator refused"),
     "psutil": ({"cli.ps", "events"}, "it costs 19 ms"),
+    "pyroute2": ({"netdev"}, "it costs 138 ms"),
 }
 
 #: what the shim shares with the runtime: tools, and nothing that knows what a container is

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from shim import stdio
+from shim import stdio, targets
 from shim.loop import Loop
 from shim.stdio import Copy
 
@@ -71,7 +71,7 @@ def pipe() -> tuple[int, int]:
 def test_every_byte_arrives_through_a_fifo(loop: Loop, until: Until, scratch: Path, piece: int) -> None:
     data = pattern(20_000 if piece < 4096 else 5_000_000)
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     client = os.open(scratch / "fifo", os.O_RDONLY)
     source, write_fd = pipe()
     ends: Ends = []
@@ -95,7 +95,7 @@ def test_every_byte_arrives_in_a_file_that_is_appended_to(loop: Loop, until: Unt
     path.write_bytes(b"before")
     source, write_fd = pipe()
     ends: Ends = []
-    Copy(loop, source, stdio.open_file_for_appending(str(path)), noted(ends), close_sink=True)
+    Copy(loop, source, targets.open_file_for_appending(str(path)), noted(ends), close_sink=True)
     writer = Writer(write_fd, data)
     until(lambda: ends)
     writer.join()
@@ -174,7 +174,7 @@ def echo(slave: int, length: int) -> None:
 def test_a_reader_who_stops_holds_the_writer_up_and_costs_nothing(loop: Loop, scratch: Path, appends: bool) -> None:
     """Neither is memory used nor the processor: the loop comes to rest, and what is not read stays with the writer."""
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     source, write_fd = pipe()
     os.set_blocking(write_fd, False)
     ends: Ends = []
@@ -253,7 +253,7 @@ def test_a_reader_who_leaves_while_the_sink_is_full(loop: Loop, until: Until) ->
 def test_a_client_may_go_and_another_come(loop: Loop, until: Until, scratch: Path) -> None:
     """The keeper holds what nobody has read for the next one."""
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     source, write_fd = pipe()
     ends: Ends = []
     Copy(loop, source, fd, noted(ends), close_sink=True)
@@ -272,10 +272,10 @@ def test_a_client_may_go_and_another_come(loop: Loop, until: Until, scratch: Pat
 
 def test_what_nobody_has_come_to_read_is_held(loop: Loop, until: Until, scratch: Path) -> None:
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     os.write(fd, b"said")
     ends: list[bool] = []
-    parting = stdio.Parting(loop, fd, keeper, lambda: ends.append(True))
+    parting = targets.Parting(loop, fd, keeper, lambda: ends.append(True))
     loop.turn()
     assert not ends and not parting.is_over
     client = os.open(scratch / "fifo", os.O_RDONLY)
@@ -290,11 +290,11 @@ def test_where_somebody_reads_or_there_is_nothing_to_read_nothing_is_held(
     loop: Loop, scratch: Path, data: bytes
 ) -> None:
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     client = os.open(scratch / "fifo", os.O_RDONLY) if data else -1
     os.write(fd, data)
     ends: list[bool] = []
-    assert stdio.Parting(loop, fd, keeper, lambda: ends.append(True)).is_over
+    assert targets.Parting(loop, fd, keeper, lambda: ends.append(True)).is_over
     assert ends == [True]
     if data:
         assert (os.read(client, 100), os.read(client, 100)) == (data, b"")
@@ -303,10 +303,10 @@ def test_where_somebody_reads_or_there_is_nothing_to_read_nothing_is_held(
 
 def test_nobody_is_waited_for_longer_than_that(loop: Loop, until: Until, scratch: Path) -> None:
     os.mkfifo(scratch / "fifo")
-    fd, keeper = stdio.open_fifo_for_writing(str(scratch / "fifo"))
+    fd, keeper = targets.open_fifo_for_writing(str(scratch / "fifo"))
     os.write(fd, b"said")
     ends: list[bool] = []
-    parting = stdio.Parting(loop, fd, keeper, lambda: ends.append(True))
+    parting = targets.Parting(loop, fd, keeper, lambda: ends.append(True))
     parting.limit(0.05)
     until(lambda: ends)
     assert parting.is_over
@@ -327,7 +327,7 @@ def test_a_disk_that_is_full(loop: Loop, until: Until) -> None:
 def test_a_fifo_nobody_has_opened_has_not_ended(loop: Loop, until: Until, scratch: Path) -> None:
     """Input waits for its first writer, and with a writer of ours for the next ones too."""
     os.mkfifo(scratch / "fifo")
-    source = stdio.open_fifo_for_reading(str(scratch / "fifo"))
+    source = targets.open_fifo_for_reading(str(scratch / "fifo"))
     read_fd, sink = pipe()
     ends: Ends = []
     Copy(loop, source, sink, noted(ends), close_sink=True)
@@ -335,7 +335,7 @@ def test_a_fifo_nobody_has_opened_has_not_ended(loop: Loop, until: Until, scratc
     loop.later(0.05, lambda: rested.append(1))
     until(lambda: rested)
     assert not ends
-    held = stdio.hold_fifo(str(scratch / "fifo"))
+    held = targets.hold_fifo(str(scratch / "fifo"))
     for word in (b"first", b"second"):
         client = os.open(scratch / "fifo", os.O_WRONLY)
         os.write(client, word)
@@ -499,12 +499,12 @@ def test_pipes_only_where_wanted() -> None:
 
 def test_a_file_is_made_with_its_directories(scratch: Path) -> None:
     path = scratch / "new/deep/log"
-    os.close(stdio.open_file_for_appending(str(path)))
+    os.close(targets.open_file_for_appending(str(path)))
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
     (scratch / "plain").write_text("")
     with pytest.raises(NotADirectoryError):
-        stdio.open_file_for_appending(str(scratch / "plain/log"))
+        targets.open_file_for_appending(str(scratch / "plain/log"))
 
 
 @pytest.mark.parametrize(
@@ -520,7 +520,7 @@ def test_a_file_is_made_with_its_directories(scratch: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_a_path_of_a_request_means(text: str, found: tuple[str, str, list[str]]) -> None:
-    assert stdio.parse_target(text) == found
+    assert targets.parse_target(text) == found
 
 
 def test_nobody_is_woken_for_a_sink_that_has_room(loop: Loop) -> None:

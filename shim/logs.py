@@ -15,25 +15,21 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import time
-from _socket import AF_UNIX, MSG_NOSIGNAL, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Complain = Callable[[str], None]
+    #: what was read; a memoryview is the reader's buffer, and filled anew afterwards
+    Data = bytes | memoryview
 
 STDOUT, STDERR = 1, 2
 _NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 
 #: the longest piece of a line in one record, conmon's
 LINE_BYTES = 8192
-#: how long the journal may take to accept an entry before it is dropped
-_JOURNAL_MS = 5000
-_JOURNAL = "/run/systemd/journal/socket"
-_SHORT_ID = 12
 
 
 class BadLog(Exception):
@@ -43,7 +39,7 @@ class BadLog(Exception):
 class Driver:
     """What every log can do; the drivers of this module replace what they need."""
 
-    def write(self, stream: int, data: bytes) -> None:
+    def write(self, stream: int, data: Data) -> None:
         """Keep what was read of STDOUT or STDERR; never raises because of the log."""
         raise NotImplementedError
 
@@ -71,17 +67,19 @@ class _File(Driver):
             self.fd = _open_below(path, allowed)
             self.size = os.fstat(self.fd).st_size
         except OSError as error:
-            raise BadLog(f"open log {path}: {_words(error)}") from None
+            raise BadLog(f"open log {path}: {words_of(error)}") from None
 
-    def put(self, data: bytes) -> bool:
-        """Append `data`; where not all of it fits, what fits of whole records."""
+    def put(self, pieces: Sequence[Data], size: int) -> bool:
+        """Append `pieces`, `size` bytes in all; where not all of it fits, what fits of whole records."""
         done = 0
-        view = memoryview(data)
         try:
-            while done < len(data):
-                done += os.write(self.fd, view[done:])
+            done = os.writev(self.fd, pieces)
+            if done < size:
+                view = memoryview(b"".join(pieces))
+                while done < size:
+                    done += os.write(self.fd, view[done:])
         except OSError as error:
-            self._failed(error, data, done)
+            self._failed(error, b"".join(pieces), done)
             return False
         self.size += done
         if self.lost:
@@ -99,7 +97,7 @@ class _File(Driver):
             except OSError:
                 self.size += done - whole
         if not self.lost:
-            self.complain(f"write log {self.path}: {_words(error)}, dropping output until it can be written again")
+            self.complain(f"write log {self.path}: {words_of(error)}, dropping output until it can be written again")
         self.lost += len(data) - whole
 
     def whole(self, data: bytes, done: int) -> int:
@@ -110,7 +108,7 @@ class _File(Driver):
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            self.complain(f"open log {self.path} anew: {_words(error)}, going on with the old one")
+            self.complain(f"open log {self.path} anew: {words_of(error)}, going on with the old one")
             return
         os.close(self.fd)
         self.fd = fd
@@ -121,7 +119,7 @@ class _File(Driver):
             os.fsync(self.fd)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a terminal, a pipe
-                self.complain(f"sync log {self.path}: {_words(error)}")
+                self.complain(f"sync log {self.path}: {words_of(error)}")
 
     def close(self) -> None:
         os.close(self.fd)
@@ -131,8 +129,8 @@ class _File(Driver):
 class RawFile(_File):
     """The output as it came, both streams."""
 
-    def write(self, stream: int, data: bytes) -> None:
-        self.put(data)
+    def write(self, stream: int, data: Data) -> None:
+        self.put((data,), len(data))
 
     def whole(self, data: bytes, done: int) -> int:
         return done
@@ -159,16 +157,17 @@ class K8sFile(_File):
         self.second = -1
         self.date = self.zone = b""
 
-    def write(self, stream: int, data: bytes) -> None:
+    def write(self, stream: int, data: Data) -> None:
         if self.total > 0 and self.written >= self.total:
             return
-        records = self.records(stream, data)
-        is_fitting = self.limit <= 0 or self.size + len(records) <= self.limit
-        if is_fitting and (self.total <= 0 or self.written + len(records) <= self.total):
-            if self.put(records):
-                self.written += len(records)
+        pieces = self.records(stream, data)
+        size = sum(map(len, pieces))
+        is_fitting = self.limit <= 0 or self.size + size <= self.limit
+        if is_fitting and (self.total <= 0 or self.written + size <= self.total):
+            if self.put(pieces, size):
+                self.written += size
             return
-        for record in records[:-1].split(b"\n"):
+        for record in b"".join(pieces)[:-1].split(b"\n"):
             self._write_one(record + b"\n")
 
     def _write_one(self, record: bytes) -> None:
@@ -176,28 +175,33 @@ class K8sFile(_File):
             return
         if self.limit > 0 and self.size + len(record) > self.limit:
             self._begin_anew()
-        if self.put(record):
+        if self.put((record,), len(record)):
             self.written += len(record)
             if self.total > 0 and self.written >= self.total:
                 self.complain(f"log {self.path}: reached {self.total} bytes, no more output is logged")
 
-    def records(self, stream: int, data: bytes) -> bytes:
-        """`data` as records. All of them have the time at which it was read: nobody knows another."""
+    def records(self, stream: int, data: Data) -> list[Data]:
+        """`data` as records, in pieces. All of them have the time at which it was read: nobody knows another.
+
+        A piece that is part of `data` is no copy. There are never so many that one call could not write them (IOV_MAX): of two
+        turns that follow each other, LINE_BYTES at least are used up.
+        """
         head = self._stamp() + _NAMES[stream]
         full, part = head + b" F ", head + b" P "
         between = b"\n" + full
-        pieces: list[bytes] = []
+        pieces: list[Data] = []
         at, end = 0, len(data)
         while at < end:
+            reach = data[at : at + LINE_BYTES]
             # as many whole lines as there are within reach, at the speed of bytes.replace
-            after = data.rfind(b"\n", at, at + LINE_BYTES) + 1
-            if after:
-                pieces += (full, data[at : after - 1].replace(b"\n", between), b"\n")
+            lines, newline, _ = bytes(reach).rpartition(b"\n")
+            if newline:
+                pieces += (full, lines.replace(b"\n", between), newline)
+                at += len(lines) + 1
             else:
-                after = min(at + LINE_BYTES, end)
-                pieces += (part, data[at:after], b"\n")
-            at = after
-        return b"".join(pieces)
+                pieces += (part, reach, b"\n")
+                at += LINE_BYTES
+        return pieces
 
     def _stamp(self) -> bytes:
         second, nano = divmod(time.time_ns(), 1_000_000_000)
@@ -223,131 +227,12 @@ class K8sFile(_File):
             os.rename(new, self.path)
         except OSError as error:
             # The limit is the user's word: the file is emptied where it cannot be replaced.
-            self.complain(f"begin log {self.path} anew: {_words(error)}, emptying it instead")
+            self.complain(f"begin log {self.path} anew: {words_of(error)}, emptying it instead")
             os.ftruncate(self.fd, 0)
         else:
             os.close(self.fd)
             self.fd = fd
         self.size = 0
-
-
-class Journald(Driver):
-    """Entries of systemd's journal, one per line; the fields are conmon's, which `podman logs` reads."""
-
-    def __init__(
-        self,
-        cid: str,
-        complain: Complain,
-        *,
-        name: str = "",
-        tag: str = "",
-        labels: Sequence[str] = (),
-        marks_parts: bool = True,
-        path: str = _JOURNAL,
-    ) -> None:
-        if len(cid) <= _SHORT_ID:
-            raise BadLog(f"log to the journal: container id must be longer than {_SHORT_ID} characters")
-        self.complain = complain
-        self.path = path
-        self.marks_parts = marks_parts
-        self.lost = 0
-        self.pending = {STDOUT: b"", STDERR: b""}
-        fields = [("CONTAINER_ID_FULL", cid), ("CONTAINER_ID", cid[:_SHORT_ID])]
-        fields += [("CONTAINER_TAG", tag)] if tag else []
-        fields += [("CONTAINER_NAME", name)] if name else []
-        fields += [("SYSLOG_IDENTIFIER", tag or name or cid[:_SHORT_ID])]
-        fields += [_label(label) for label in labels]
-        self.fields = b"".join(_field(key.encode(), os.fsencode(value)) for key, value in fields)
-        self.socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
-
-    def write(self, stream: int, data: bytes) -> None:
-        lines = data.split(b"\n")
-        last = lines.pop()
-        for line in lines:
-            self._send(stream, self.pending[stream] + line + b"\n", False)
-            self.pending[stream] = b""
-        # the end of the data and not of a line: kept until there is more, or too much
-        last = self.pending[stream] + last
-        while len(last) >= LINE_BYTES:
-            self._send(stream, last[:LINE_BYTES], True)
-            last = last[LINE_BYTES:]
-        self.pending[stream] = last
-
-    def end(self, stream: int) -> None:
-        if self.pending[stream]:
-            self._send(stream, self.pending[stream], True)
-            self.pending[stream] = b""
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def _send(self, stream: int, message: bytes, is_part: bool) -> None:
-        priority = b"3" if stream == STDERR else b"6"
-        # sd-daemon(3): a program may say itself how important a line is
-        if message[:1] == b"<" and message[2:3] == b">" and message[1:2] in b"01234567":
-            priority, message = message[1:2], message[3:]
-        entry = _field(b"MESSAGE", message) + b"PRIORITY=" + priority + b"\n" + self.fields
-        if is_part and self.marks_parts:
-            entry += b"CONTAINER_PARTIAL_MESSAGE=true\n"
-        try:
-            self._deliver(entry)
-        except OSError as error:
-            if not self.lost:
-                self.complain(
-                    f"write to the journal {self.path}: {_words(error)}, dropping output until it works again"
-                )
-            self.lost += len(message)
-            return
-        if self.lost:
-            self.complain(f"write to the journal {self.path}: works again; {self.lost} bytes of output were lost")
-            self.lost = 0
-
-    def _deliver(self, entry: bytes) -> None:
-        for _ in range(2):
-            try:
-                self.socket.sendto(entry, MSG_NOSIGNAL, self.path)
-                return
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(self.socket.fileno(), select.POLLOUT)
-                if not poll.poll(_JOURNAL_MS):
-                    raise
-            except OSError as error:
-                if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
-                    raise
-                self._deliver_as_file(entry)
-                return
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def _deliver_as_file(self, entry: bytes) -> None:
-        """What is too large for a datagram is handed over as a sealed file, the journal's native protocol has it."""
-        import fcntl
-
-        fd = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.write(fd, entry)
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-            ancillary = [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(4, "little"))]
-            self.socket.sendmsg((), ancillary, MSG_NOSIGNAL, self.path)
-        finally:
-            os.close(fd)
-
-
-def _field(key: bytes, value: bytes) -> bytes:
-    """A field of the journal's protocol: one with a newline in its value has the length before it."""
-    if b"\n" in value:
-        return key + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
-    return key + b"=" + value + b"\n"
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key or "=" in value:
-        raise BadLog(f'label "{text}": must be KEY=VALUE')
-    if not all(c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_" for c in key):
-        raise BadLog(f'label "{text}": a key has capital letters, digits and underscores only')
-    return key, value
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -395,6 +280,7 @@ def _place(directory: int) -> str:
     return os.readlink(f"/proc/self/fd/{directory}").rstrip("/") + "/"
 
 
-def _words(error: OSError) -> str:
+def words_of(error: OSError) -> str:
+    """The kernel's, without a capital."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]

@@ -3,8 +3,8 @@
 A pipe is at its end when nobody can write to it any more. A terminal has no such end: its master reports a hang-up whenever no
 process has it open, which may change, and so it is asked again a little later until the container's process is known to be gone.
 
-Who writes small pieces as fast as it can is read in large ones: the pipe is left alone for a millisecond, and is as large as it
-takes for the writer not to notice.
+Who writes small pieces as fast as it can is read in large ones: where such reads bring little, the pipe is left alone for a
+millisecond, and is as large as it takes for the writer not to notice.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shim.conmon.attach import Attach
-    from shim.logs import Driver
+    from shim.logs import Data, Driver
     from shim.loop import Loop
 
-#: Half of what a pipe holds: what is made of it for logs and clients then stays below what the C library gives back to the kernel
-#: each time, and has to be given anew, page by page (mallopt(3), M_TRIM_THRESHOLD). Twice as fast as 64 KiB.
-_READ_BYTES = 32768
+#: what a pipe holds. There is one buffer for all that is read, which is never given back: what is, comes back page by page.
+_READ_BYTES = 64 << 10
 #: the most that can be in a pipe (/proc/sys/fs/pipe-max-size) when its last writer of ours has ended; who goes on writing, in the
 #: background, must not keep us from ending
 _DRAIN_BYTES = 1 << 20
 #: how often a terminal is asked whether somebody has it open again
 _HANGUP_S = 0.1
-#: a stream is busy when so many reads in a row came within that time of each other
-_BUSY_READS, _BUSY_S = 16, 0.001
+#: a stream is busy when so many reads in a row came within that time of each other, and is left alone after one of less than this
+_BUSY_READS, _BUSY_S, _LITTLE_BYTES = 16, 0.001, 16384
 #: for busy streams only: the kernel allows a user so many pages in pipes (pipe-user-pages-soft), and then gives tiny ones
 _BUSY_PIPE_BYTES = 256 << 10
 
@@ -120,6 +119,7 @@ class Output:
         self.terminal_fd = -1
         self.is_paused = False
         self.null_fd = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        self.buffer = memoryview(b"")
 
     def add_pipe(self, stream: int, fd: int) -> None:
         """Read this pipe from now on; it is ours to close."""
@@ -133,8 +133,8 @@ class Output:
         self.fds[STDOUT] = fd
         self._watch(STDOUT)
 
-    def feed(self, stream: int, data: bytes) -> None:
-        """Log and hand on what was read elsewhere."""
+    def feed(self, stream: int, data: Data) -> None:
+        """Log and hand on what was read, here or elsewhere."""
         for driver in self.drivers:
             driver.write(stream, data)
         if self.attach is None or not self.attach.clients:
@@ -179,20 +179,21 @@ class Output:
 
     def _ready(self, stream: int, events: int) -> None:
         if events & EPOLLIN:
-            if self._read(stream) and self.drivers:
-                self._pace(stream)
+            count = self._read(stream)
+            if count and self.drivers:
+                self._pace(stream, count)
         elif events & EPOLLHUP and self.fds[stream] == self.terminal_fd:
             self._rest(stream, _HANGUP_S)
         else:
             self._close(stream)
 
-    def _pace(self, stream: int) -> None:
+    def _pace(self, stream: int, count: int) -> None:
         """Let a pipe fill that is being written all the time: each read costs the same, whatever it brings."""
         pace, now = self.paces[stream], time.monotonic()
         pace.reads = pace.reads + 1 if now - pace.last < 2 * _BUSY_S else 0
         pace.last = now
         fd = self.fds.get(stream, -1)
-        if pace.reads < _BUSY_READS or fd < 0 or fd == self.terminal_fd:
+        if count >= _LITTLE_BYTES or pace.reads < _BUSY_READS or self.is_paused or fd < 0 or fd == self.terminal_fd:
             return
         if not pace.is_large:
             pace.is_large = True
@@ -201,9 +202,6 @@ class Output:
             except OSError:
                 pass  # this user has too many large ones already
         self._rest(stream, _BUSY_S)
-        for _ in range(_BUSY_PIPE_BYTES // _READ_BYTES):
-            if stream not in self.fds or self._read(stream) < _READ_BYTES or self.is_paused:
-                return
 
     def _read(self, stream: int) -> int:
         """Take one piece; how much, 0 when there is nothing, and the stream is closed when there will be nothing."""
@@ -212,10 +210,11 @@ class Output:
             if not self.drivers and fd != self.terminal_fd and not (self.attach and self.attach.clients):
                 count = os.splice(fd, self.null_fd, _DRAIN_BYTES, flags=os.SPLICE_F_NONBLOCK)
             else:
-                data = os.read(fd, _READ_BYTES)
-                count = len(data)
-                if data:
-                    self.feed(stream, data)
+                if not self.buffer:
+                    self.buffer = memoryview(bytearray(_READ_BYTES))
+                count = os.readv(fd, (self.buffer,))
+                if count:
+                    self.feed(stream, self.buffer[:count])
         except BlockingIOError:
             return 0
         except OSError as error:

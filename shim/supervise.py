@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from shim.console import ConsoleSocket
     from shim.engine import Answer
+    from shim.logs import Data
     from shim.words import Entry, Options
 
 FAILED, USAGE = 1, 2
@@ -343,7 +344,7 @@ class Run:
 class Standard(Driver):
     """A terminal's output goes to our own: it is one stream, and its other end is the runtime's to give, not ours."""
 
-    def write(self, stream: int, data: bytes) -> None:
+    def write(self, stream: int, data: Data) -> None:
         try:
             while data:
                 data = data[os.write(1, data) :]

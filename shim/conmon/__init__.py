@@ -92,13 +92,15 @@ def _leave(options: Options, messages: Messages, pid: int) -> int:
 
 def _drivers(options: Options, messages: Messages) -> list[Driver] | None:
     """The logs that were asked for; None where the container writes to its caller's own descriptors."""
-    from shim.logs import BadLog, Journald, K8sFile, parse
+    from shim.logs import BadLog, K8sFile, parse
 
     wanted = dict(parse(text) for text in options.log_path)
     if "passthrough" in wanted:
         return None
     drivers: list[Driver] = []
     if "journald" in wanted:
+        from shim.journal import Journald
+
         journal = Journald(
             options.cid,
             messages.warn,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim.conmon.messages import Messages
+    from shim.logs import Data
     from shim.loop import Loop
 
 #: the first byte of a packet, by our number of the stream
@@ -168,7 +169,7 @@ class Attach:
         """Whether a client has not taken all that it was sent."""
         return any(client.packets for client in self.clients.values())
 
-    def send(self, stream: int, data: bytes) -> None:
+    def send(self, stream: int, data: Data) -> None:
         """Hand what was read to every client."""
         if not self.clients:
             return

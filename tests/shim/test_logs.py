@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shim import logs
-from shim.logs import LINE_BYTES, STDERR, STDOUT, BadLog, Journald, K8sFile, RawFile
+from shim.journal import Journald
+from shim.logs import LINE_BYTES, STDERR, STDOUT, BadLog, K8sFile, RawFile
 
 LINE = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d) (stdout|stderr) ([FP]) ([^\n]*)\n")
 
@@ -124,6 +125,20 @@ def test_no_byte_is_lost(tmp_path_factory: pytest.TempPathFactory, pieces: list[
     assert all(len(text) <= LINE_BYTES for _, _, text in lines)
 
 
+@pytest.mark.parametrize(
+    "line", [b"\n", b"y\n", b"\n" + b"x" * (LINE_BYTES - 1), b"x" * LINE_BYTES, b"x" * LINE_BYTES + b"\n"], ids=len
+)
+def test_as_much_as_a_pipe_can_hold(scratch: Path, said: list[str], line: bytes) -> None:
+    """More pieces than IOV_MAX would be refused by the kernel; a reader's buffer may be filled anew at once."""
+    data = bytearray((line * ((1 << 20) // len(line) + 1))[: 1 << 20])
+    log = K8sFile(str(scratch / "log"), said.append)
+    log.write(STDOUT, memoryview(data))
+    kept = bytes(data)
+    data[:] = bytes(len(data))
+    log.close()
+    assert joined(records((scratch / "log").read_bytes()), b"stdout") == kept and not said
+
+
 def test_beyond_its_size_a_log_begins_anew(scratch: Path, said: list[str]) -> None:
     """Each file is within the limit, as conmon counts it, and the last one holds the last lines."""
     path = scratch / "log"
@@ -214,6 +229,22 @@ def test_a_full_disk_costs_output_and_one_message(full: Path, said: list[str]) -
     log.write(STDERR, b"again\n")
     assert records(path.read_bytes())[-1] == (b"stderr", b"F", b"again")
     assert len(said) == 2 and re.fullmatch(rf"write log {path}: works again; \d+ bytes of output were lost", said[1])
+    log.close()
+
+
+def test_of_what_does_not_fit_the_whole_records_that_do_are_kept(full: Path, said: list[str]) -> None:
+    log = K8sFile(str(full / "log"), said.append)
+    log.write(STDOUT, memoryview(b"".join(b"line %d\n" % number for number in range(8000))))
+    kept = [text for _, _, text in records((full / "log").read_bytes())]
+    assert 500 < len(kept) < 2000 and kept == [b"line %d" % number for number in range(len(kept))]
+    assert len(said) == 1
+    (full / "log").unlink()
+    log.reopen()
+    log.write(STDOUT, b"again\n")
+    lost = sum(
+        len(b"2006-01-02T15:04:05.123456789+01:00 stdout F line %d\n" % number) for number in range(len(kept), 8000)
+    )
+    assert said[1] == f"write log {full / 'log'}: works again; {lost} bytes of output were lost"
     log.close()
 
 

@@ -70,7 +70,8 @@ build: ## build/bin/pyrunc, with the private virtual environment it needs
 	@mkdir -p $(BUILD)
 	@exec 9>$(BUILD)/.lock; flock 9; exec $(MAKE) -f $(HERE)/Makefile -C $(HERE) staged 9>&-
 
-KERNEL := $(wildcard $(HERE)/runtime/kernel/*.[ch] $(HERE)/runtime/kernel/build.py $(HERE)/runtime/ops.py $(HERE)/shim/containerd/front.c)
+KERNEL := $(wildcard $(HERE)/runtime/kernel/*.[ch] $(HERE)/runtime/kernel/build.py $(HERE)/runtime/ops.py \
+    $(HERE)/shim/front.h $(HERE)/shim/*/front.c $(HERE)/shim/conmon/options.py)
 STAGED := $(shell find $(HERE)/runtime $(HERE)/shim $(HERE)/specs -name __pycache__ -prune -o \( -name '*.py' -o -name '*.json' \) -print 2>/dev/null | sort)
 LIST := $(BUILD)/.files
 # A file that went away leaves no newer one behind: the list of names is a prerequisite of its own.

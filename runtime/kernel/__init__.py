@@ -28,6 +28,12 @@ def _load() -> Any:
     return _lib
 
 
+def load() -> None:
+    """Load the extension ahead of its first use: for a process that waits, or that is about to fork."""
+    if _lib is None:
+        _load()
+
+
 def _checked(result: int) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result))

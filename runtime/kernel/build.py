@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shlex
 import struct
 import subprocess
@@ -224,15 +225,23 @@ def build_hosted(work: Path, product: Path, cc: list[str], flags: list[str], mai
     install(made, product, *made_from)
 
 
-def build_front(work: Path, product: Path) -> None:
-    """What containerd runs as our shim: static, because it is to be over before a dynamic loader would be."""
-    source, flags = ROOT / "shim/containerd/front.c", ["-D_GNU_SOURCE", "-O2", "-static", "-s"]
-    made_from = (source, HERE / "build.py", compiler(), WARNINGS, flags)
+def build_front(work: Path, product: Path, source: Path, *flags: str) -> None:
+    """What an engine runs as our shim: static, because it is to be over before a dynamic loader would be."""
+    flags = ("-D_GNU_SOURCE", "-O2", "-static", "-s", *flags)
+    made_from = (source, ROOT / "shim/front.h", HERE / "build.py", compiler(), WARNINGS, flags)
     if is_current(product, *made_from):
         return
     made = work / product.name
     run([*compiler(), *WARNINGS, *flags, str(source), "-o", str(made)])
     install(made, product, *made_from)
+
+
+def build_fronts(work: Path, folder: Path) -> None:
+    """One for each face of the shim that an engine waits for."""
+    version = re.search(r'^VERSION = "(.+)"$', (ROOT / "shim/conmon/options.py").read_text(), re.M)
+    assert version, "shim/conmon/options.py: no VERSION"
+    build_front(work, folder / "containerd-shim-pyrunc-v2", ROOT / "shim/containerd/front.c")
+    build_front(work, folder / "pyrunc-conmon", ROOT / "shim/conmon/front.c", f'-DVERSION="{version[1]}"')
 
 
 def main() -> None:
@@ -254,7 +263,7 @@ def main() -> None:
         work = Path(name)
         build_image(work, folder / "image")
         build_extension(work, folder / "image", folder / "_kernel.abi3.so")
-        build_front(work, options.out.resolve() / "shim" / "containerd-shim-pyrunc-v2")
+        build_fronts(work, options.out.resolve() / "shim")
         planrun = HERE / "planrun.c"
         build_hosted(work, programs / "planrun", compiler(), ["-g", "-O1"], planrun)
         if options.sanitize:

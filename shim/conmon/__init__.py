@@ -62,8 +62,11 @@ def _watch(options: Options, messages: Messages) -> int:
     except (BadLog, BadPipe) as error:
         messages.error(str(error))
         return FAILED
-    # while the caller is busy with our cgroup
+    # while the caller is busy with our cgroup, and so that no child has to
+    from runtime import kernel
     from shim.conmon.monitor import Monitor
+
+    kernel.load()
 
     old_score = _protect_from_oom()
     if start_fd >= 0:

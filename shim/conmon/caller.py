@@ -65,7 +65,7 @@ class Caller:
 
     def is_attachable(self) -> None:
         """The attach socket is there."""
-        self._write(self.attach_fd, {"data": 0})
+        self._write(self.attach_fd, '{"data": 0}')
 
     def started(self, pid: int) -> None:
         """The container's process is there. In the old dialect an exec says one thing only, its exit status."""
@@ -89,17 +89,17 @@ class Caller:
         self.sync_fd = self.attach_fd = -1
 
     def _report(self, old_key: str, number: int, message: bytes = b"") -> None:
-        answer: dict[str, object] = {old_key if self.is_legacy else "data": number}
+        answer = f'{{"{old_key if self.is_legacy else "data"}": {number}'
         if message:
-            answer["message"] = message.decode("utf-8", "replace")
-        self._write(self.sync_fd, answer)
+            from runtime.jsonio import dumps
 
-    def _write(self, fd: int, answer: dict[str, object]) -> None:
+            answer += f', "message": {dumps(message.decode("utf-8", "replace"))}'
+        self._write(self.sync_fd, answer + "}")
+
+    def _write(self, fd: int, answer: str) -> None:
         if fd < 0:
             return
-        from runtime.jsonio import dumps
-
-        text = dumps(answer).encode() + b"\n"
+        text = answer.encode() + b"\n"
         try:
             for at in range(0, len(text), _PACKET_BYTES):
                 os.write(fd, text[at : at + _PACKET_BYTES])

@@ -373,8 +373,10 @@ class Monitor:
         self.attach.stdin.close()
         self.attach.stop_listening()
         self.attach.close_idle()
-        if self.options.exit_command:
+        if self.options.exit_command and self.options.exit_delay:
             self.loop.later(self.options.exit_delay, self._run_exit_command)
+        elif self.options.exit_command:
+            self._run_exit_command()  # whose end the caller waits for
         else:
             self._gone()
 

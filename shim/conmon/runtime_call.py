@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from shim.words import Options
 
+#: where our launcher is when front.c stands before it: the programs are in bin/ beside lib/
+_BEHIND_FRONT = "/lib/pyrunc/shim"
+
 
 def global_words(options: Options) -> list[str]:
     """The words before the command."""
@@ -37,9 +40,11 @@ def words(options: Options, console_socket: str) -> list[str]:
 
 def is_ours(path: str) -> bool:
     """Whether this is the runtime that was installed with us: then its code is here already, and is entered by a fork."""
-    ours = os.path.join(os.path.dirname(sys.argv[0]), "pyrunc")
+    folder = os.path.dirname(sys.argv[0])
+    if folder.endswith(_BEHIND_FRONT):
+        folder = folder.removesuffix(_BEHIND_FRONT) + "/bin"
     try:
-        return os.path.samefile(ours, path)
+        return os.path.samefile(folder + "/pyrunc", path)
     except OSError:
         return False
 

@@ -15,6 +15,8 @@
  *     exits, where it is not to be the server -->  exits with its status
  */
 
+#include "../front.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -34,8 +36,7 @@
 #define DEFAULT_ROOT "/run/containerd/pyrunc"
 #define OPTIONS_FILE "options.json"
 #define EXIT_STATUS (128 + 9)
-/* beside the directory that this program is in, both in a build and below a prefix */
-#define LAUNCHER "/lib/pyrunc/shim/containerd-shim-pyrunc-v2"
+#define NAME "containerd-shim-pyrunc-v2"
 
 struct words {
     const char *namespace, *id, *bundle;
@@ -195,7 +196,7 @@ static int stand_in(char *launcher, char **argv)
         words[0] = launcher, words[1] = "-front", words[2] = number;
         memcpy(words + 3, argv + 1, (size_t)count * sizeof *argv);
         execv(launcher, words);
-        fprintf(stderr, "containerd-shim-pyrunc-v2: start %s: %s\n", launcher, strerror(errno));
+        fprintf(stderr, NAME ": start %s: %s\n", launcher, strerror(errno));
         _exit(1);
     }
     close(ends[1]);
@@ -219,25 +220,16 @@ static int is_start(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    char here[PATH_MAX], launcher[2 * PATH_MAX], folder[PATH_MAX];
+    char launcher[2 * PATH_MAX], folder[PATH_MAX];
     struct words words = {0};
     if (argc > 0 && is_delete(argv, &words)) {
         if (!words.bundle) words.bundle = getcwd(folder, sizeof folder);
         if (words.bundle && is_nothing_left(&words)) return answer(words.bundle);
     }
-    ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
-    here[length > 0 ? length : 0] = 0;
-    for (int level = 0; level < 2; level++) {
-        char *slash = strrchr(here, '/');
-        if (slash) *slash = 0;
-    }
-    snprintf(launcher, sizeof launcher, "%s%s", here, LAUNCHER);
+    find_launcher(NAME, launcher);
     if (is_start(argc, argv)) {
         int status = stand_in(launcher, argv);
         if (status >= 0) return status;
     }
-    argv[0] = launcher;
-    execv(launcher, argv);
-    fprintf(stderr, "containerd-shim-pyrunc-v2: start %s: %s\n", launcher, strerror(errno));
-    return 1;
+    return be_launcher(NAME, launcher, argv);
 }

@@ -108,7 +108,7 @@ def test_it_is_pyrunc(crio: Crio, pod: CrioPod, handler: str) -> None:
     id_ = pod.run("sleep", "1000")
     assert crio.lab.run("/usr/local/bin/pyrunc", "--root", "/run/pyrunc", "list", "-q").out.split() == [id_]
     (pid,) = (pid for pid, words in crio.lab.pids().items() if words == "sleep 1000")
-    assert " /usr/local/bin/pyrunc-conmon " in crio.lab.pids()[crio.lab.parent(pid)]
+    assert " /usr/local/lib/pyrunc/shim/pyrunc-conmon " in crio.lab.pids()[crio.lab.parent(pid)]
     found = crio.lab.run("/usr/local/bin/pyrunc", "doctor", "--engine", "cri-o", "--json", cwd="/", status=None).json()
     assert [one for one in found if one["severity"] in ("warning", "error")] == []
 

@@ -328,7 +328,7 @@ def runs_in_podman(fresh: Fresh, machine: Machine, command: list[str], runtime: 
     told, pid = fresh.client(*inspect).out.split()
     assert told == runtime
     assert fresh.ids("/run/pyrunc") == [id_]
-    assert " /usr/local/bin/pyrunc-conmon " in fresh.parent(pid)
+    assert " /usr/local/lib/pyrunc/shim/pyrunc-conmon " in fresh.parent(pid)
     assert fresh.client(*command, "exec", id_, "echo", "hi").out == "hi\n"
     fresh.client(*command, "rm", "-f", "-t", 0, id_)
     fresh.client(*command, "run", "--rm", podman_lab.BB, "sh", "-c", "exit 7", status=7)

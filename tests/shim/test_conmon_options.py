@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conmon_caller import CONMON
@@ -201,7 +202,9 @@ def test_descriptors_for_the_container(
     assert runtime_call.passed_fds(read(words.split()), inherited) == passed
 
 
-def test_the_runtime_beside_us_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(CONMON)])
+@pytest.mark.parametrize("program", [CONMON, CONMON.parents[1] / "lib/pyrunc/shim/pyrunc-conmon"], ids=["bin", "lib"])
+def test_the_runtime_beside_us_is_ours(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is the launcher behind front.c."""
+    monkeypatch.setattr(sys, "argv", [str(program)])
     assert runtime_call.is_ours(str(CONMON.parent / "pyrunc"))
     assert not runtime_call.is_ours("/bin/true") and not runtime_call.is_ours("/nosuch")

@@ -1,4 +1,4 @@
-"""The program in front of the shim (front.c): it answers a `delete` that finds nothing, and nothing else."""
+"""The programs in front of two faces (front.c): they answer a `delete` that finds nothing, and conmon's version, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conmon_caller import CONMON
 from shim_client import PROGRAM
 
+from shim.conmon.options import VERSION
 from shim.containerd import DEFAULT_ROOT, messages
 from shim.containerd.protobuf import decode
 
@@ -97,3 +99,13 @@ def test_whatever_is_not_understood_is_for_the_shim() -> None:
         1,
         "containerd-shim-pyrunc-v2: flag provided but not defined: -what",
     )
+
+
+@pytest.mark.parametrize(("words", "programs"), [(["--version"], 1), (["--version", "--version"], 2)])
+def test_conmons_version(scratch: Path, words: list[str], programs: int) -> None:
+    """Podman waits for it before it does anything else. The program in front says it as the Python does."""
+    trace = scratch / "trace"
+    strace = ["strace", "-f", "-qq", "-e", "trace=execve", "-o", trace]
+    done = subprocess.run([*strace, CONMON, *words], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"conmon version {VERSION}\ncommit: pyrunc\n" and not done.stderr
+    assert trace.read_text().count("execve(") == programs

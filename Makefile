@@ -202,5 +202,5 @@ fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60
 	@$(BUILD)/fuzz-plan -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
 
 specs: build ## regenerate what is generated and committed; CI fails on a difference
-	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libseccomp_build && $(PY) -m runtime.libsystemd_build
+	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libraries_build
 	@[ -z "$${CI-}" ] || git -C $(HERE) diff --exit-code -- specs runtime

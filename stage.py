@@ -29,7 +29,7 @@ SOURCE = Path(__file__).resolve().parent
 PACKAGES = ("runtime", "shim", "specs")
 SUFFIXES = {".py", ".json", ".typed"}
 #: programs that write files of the tree, and run only while it is built
-BUILDERS = {"build.py", "libseccomp_build.py", "libsystemd_build.py"}
+BUILDERS = {"build.py", "libraries_build.py"}
 #: what the packages import of other people's; their own requirements follow by themselves
 DISTRIBUTIONS = ("cffi", "click", "jsonschema", "psutil", "pyroute2")
 #: launcher -> the module whose main() it calls; one whose module does not exist is not written

@@ -51,7 +51,7 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
-import cgroup_places  # noqa: E402 - found through the path above
+import hierarchies  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
@@ -138,7 +138,7 @@ class Leaks:
             "descriptor": {_fd(name) for name in os.listdir("/proc/self/fd")} - {""},
             "child": set(_children()),
             "mount": {point for point in mounts if places and point.startswith(places)},
-            "cgroup": {str(path) for top in cgroup_places.tops() for path in top.glob(f"{_TOKEN}*")},
+            "cgroup": {str(path) for top in hierarchies.tops() for path in top.glob(f"{_TOKEN}*")},
             # without what is shared by all containers of a root, such as compiled seccomp filters: ":seccomp"
             "file": {str(path) for place in places for path in Path(place).glob("[!:]*")},
         }
@@ -161,7 +161,7 @@ class Leaks:
 
 
 def pytest_sessionfinish() -> None:
-    for top in cgroup_places.tops():
+    for top in hierarchies.tops():
         try:
             top.rmdir()
         except OSError:
@@ -231,7 +231,7 @@ class Command:
 
     def __init__(self, place: Path) -> None:
         self.root = place / "state"
-        self.options: list[str] = [*cgroup_places.OPTIONS]
+        self.options: list[str] = [*hierarchies.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -389,7 +389,7 @@ def bundle(scratch: Path, base_rootfs: Path, request: pytest.FixtureRequest) -> 
             shutil.copy(request.getfixturevalue("probe"), path / "rootfs" / "bin" / "probe")
         config = mkrootfs.config(*args, **changes)
         if has("own-cgroups"):
-            config.get("linux", {}).setdefault("cgroupsPath", cgroup_places.cgroups_path(f"{_TOKEN}-{path.name}"))
+            config.get("linux", {}).setdefault("cgroupsPath", hierarchies.cgroups_path(f"{_TOKEN}-{path.name}"))
         return Bundle(path, config)
 
     return make

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: what systemd can delegate, systemd.resource-control(5); all of it is given to users by this drop-in
 SYSTEMD = ("cpu", "cpuset", "io", "memory", "pids")
 DROP_IN = "/etc/systemd/system/user@.service.d/delegate.conf"
+#: what cgroups(7) lets a threaded cgroup have
+_THREADED = ("cpu", "cpuset", "perf_event", "pids")
 _FILES = "cgroup.procs cgroup.subtree_control cgroup.threads"
 
 
@@ -37,27 +39,42 @@ def place_for(host: Any) -> str:
 
 
 def missing(folder: str, file: str) -> tuple[str, str]:
-    """Why a v2 cgroup has no file of a controller, and a hint; ("", "") where the controller is there, and only the file is not."""
+    """Why a cgroup does not have a file, and a hint: on v2, which cgroup above does not pass its controller on."""
     controller = file.partition(".")[0]
-    if controller in ("", "cgroup") or controller in walk.text(f"{folder}/cgroup.controllers").split():
-        return "", ""
-    above = os.path.dirname(folder)
-    while os.path.exists(f"{above}/cgroup.controllers"):
-        if controller in walk.text(f"{above}/cgroup.controllers").split():
-            return f"{above} does not pass the controller {controller} on", _remedy(above, controller)
-        above = os.path.dirname(above)
+    here, below = folder, ""
+    while controller != "cgroup" and (have := _controllers(here)) is not None:
+        if controller in have:
+            if not below:
+                return f"this kernel has no {file}", ""
+            why, hint = _why_not(here, controller)
+            return f"{here} does not pass the controller {controller} on{why}", hint
+        here, below = os.path.dirname(here), here
+    return (f"{below} has no controller {controller}" if below else f"this kernel or this cgroup has no {file}"), ""
+
+
+def _controllers(cgroup: str) -> list[str] | None:
+    """Those that a v2 cgroup has; None for a directory that is no such cgroup."""
+    path = f"{cgroup}/cgroup.controllers"
+    return walk.text(path).split() if os.path.exists(path) else None
+
+
+def _why_not(path: str, controller: str) -> tuple[str, str]:
+    """Why a cgroup does not pass on a controller that it has, and what to do."""
+    control = f"{path}/cgroup.subtree_control"
+    if not os.access(control, os.W_OK):
+        if "/user.slice" in path and controller in SYSTEMD and os.path.isdir("/run/systemd/system"):
+            return ": not permitted", f"it is not delegated to users: as root, {in_words()}"
+        return ": not permitted", f"it is not delegated: as root, echo +{controller} >{control}"
+    kind = walk.text(f"{path}/cgroup.type").strip()  # the root, which may hold processes, has none
+    if controller not in _THREADED:
+        if kind not in ("", "domain"):
+            return f': it is "{kind}"', ""
+        if kind and walk.text(f"{path}/cgroup.procs").strip():
+            return (
+                ": it holds processes itself",
+                "what holds processes passes nothing on: start this from a cgroup below it",
+            )
     return "", ""
-
-
-def _remedy(above: str, controller: str) -> str:
-    control = f"{above}/cgroup.subtree_control"
-    if os.access(control, os.W_OK):
-        if walk.text(f"{above}/cgroup.procs").split():
-            return "processes are in it, and what holds processes passes nothing on: start this from a cgroup below it"
-        return ""
-    if "/user.slice" in above and controller in SYSTEMD and os.path.isdir("/run/systemd/system"):
-        return f"it is not delegated to users: as root, {in_words()}"
-    return f"it is not delegated: as root, echo +{controller} >{control}"
 
 
 def in_words() -> str:

@@ -174,11 +174,11 @@ def _write_either(cgroup: Cgroup, target: str, value: str) -> None:
         if os.path.exists(f"{folder}/{file}"):
             cgroup.write(f"{folder}/{file}", text)
             return
-    from runtime.cgroups import refused
+    from runtime.cgroups import delegation
 
     names = " nor ".join(file for file, _ in choices)
-    why = refused.missing(cgroup, folder, choices[-1][0], "")
-    raise Unsupported(f"cannot set a limit in {folder}: it has neither {names}: {why}")
+    why, hint = delegation.missing(folder, choices[-1][0])
+    raise Unsupported(f"cannot set a limit in {folder}: it has neither {names}: {why}", hint)
 
 
 def _write_if_there(cgroup: Cgroup, target: str, value: str) -> None:

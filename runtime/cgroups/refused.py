@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from runtime.cgroups.fs import Cgroup
 
-#: what cgroups(7) lets a threaded cgroup have
-_THREADED = ("cpu", "cpuset", "perf_event", "pids")
 #: the word of a line of io.max that stands for a property
 _RATES = {
     "throttleReadBpsDevice": "rbps=",
@@ -55,40 +53,13 @@ def error(cgroup: Cgroup, path: str, value: str, refusal: OSError) -> CgroupErro
             f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak}){asked}", errno=EBUSY
         )
     if refusal.errno in (ENOENT, EACCES, EPERM) and not os.path.exists(path) and os.path.isdir(folder):
-        why, hint = delegation.missing(folder, file) if cgroup.version == 2 else ("", "")
-        return Unsupported(f'write "{value}" to {path}: {missing(cgroup, folder, file, why)}{asked}', hint)
+        why, hint = delegation.missing(folder, file)
+        return Unsupported(f'write "{value}" to {path}: {why}{asked}', hint)
     reason = _reason(cgroup, folder, file, refusal.errno or 0)
     found = fs.failed(f'write "{value}" to {path}', refusal, reason, asked)
     if refusal.errno in (EACCES, EPERM):
         found.hint = delegation.hint_for(path, cgroup.host)
     return found
-
-
-def missing(cgroup: Cgroup, folder: str, file: str, why: str) -> str:
-    """Why a cgroup does not have a file: on v2, which cgroup above does not pass its controller on; `why` where nobody forbids it."""
-    controller = file.partition(".")[0]
-    top = cgroup.host.cgroup_unified if cgroup.version == 2 else ""
-    if not top or controller == "cgroup" or not folder.startswith(top + "/"):
-        return why or f"this kernel or this cgroup has no {file}"
-    above = top
-    for name in folder[len(top) + 1 :].split("/"):
-        if controller not in walk.text(f"{above}/cgroup.controllers").split():
-            return f"{above} has no controller {controller}"
-        if controller not in walk.text(f"{above}/cgroup.subtree_control").split():
-            return f"{above} does not pass the controller {controller} on{_why_not(above, controller)}"
-        above = f"{above}/{name}"
-    return f"this kernel has no {file}"
-
-
-def _why_not(path: str, controller: str) -> str:
-    kind = walk.text(f"{path}/cgroup.type").strip()  # the root, which may hold processes, has none
-    if not os.access(f"{path}/cgroup.subtree_control", os.W_OK):
-        return ": not permitted"
-    if kind and walk.text(f"{path}/cgroup.procs").strip() and controller not in _THREADED:
-        return ": it holds processes itself"
-    if kind not in ("", "domain") and controller not in _THREADED:
-        return f': it is "{kind}"'
-    return ""
 
 
 def _reason(cgroup: Cgroup, folder: str, file: str, number: int) -> str:

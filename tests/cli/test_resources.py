@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cgroup_places
 import hierarchies
 import pytest
 
@@ -43,7 +42,7 @@ def test_the_first_process_is_never_seen_outside(pyrunc, make):
     )
 
 
-@pytest.mark.parametrize("path", [None] if cgroup_places.MANAGER == "systemd" else ["pyrunc-test/relative", None])
+@pytest.mark.parametrize("path", [None] if hierarchies.MANAGER == "systemd" else ["pyrunc-test/relative", None])
 def test_relative_and_default_path(pyrunc, make, path):
     def edit(config):
         config["linux"].pop("cgroupsPath")
@@ -53,7 +52,7 @@ def test_relative_and_default_path(pyrunc, make, path):
     made, id_ = make(edit, "/bin/probe", "sleep", "1000"), pyrunc.id()
     pyrunc("create", "-b", made, id_)
     name = f"{path}-{pyrunc.prefix}" if path else id_
-    if cgroup_places.MANAGER == "systemd":
+    if hierarchies.MANAGER == "systemd":
         name = f"runc-{id_}.scope"
     places = Path(f"/proc/{pyrunc.pid(id_)}/cgroup").read_text().split()
     assert all(place.endswith("/" + name) for place in places), places

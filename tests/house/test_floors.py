@@ -27,7 +27,7 @@ FAMILIES = (
 )
 
 #: programs that write files of the tree, and run only while it is built
-GENERATORS = {"libseccomp_build", "libsystemd_build", "kernel.build", "kernel.generate"}
+GENERATORS = {"libraries_build", "kernel.build", "kernel.generate"}
 
 #: what only the named modules may import, and why
 FENCES = {

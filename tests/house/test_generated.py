@@ -14,8 +14,7 @@ import tree
 #: what writes -> how it is run; a generator whose file is missing is a failure like any other
 GENERATORS = {
     "runtime/kernel/generate.py": ["runtime/kernel/generate.py"],
-    "runtime/libseccomp_build.py": ["-m", "runtime.libseccomp_build"],
-    "runtime/libsystemd_build.py": ["-m", "runtime.libsystemd_build"],
+    "runtime/libraries_build.py": ["-m", "runtime.libraries_build"],
     "specs/generate.py": ["specs/generate.py"],
 }
 

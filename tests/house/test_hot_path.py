@@ -31,7 +31,7 @@ ALLOWED = {
 NEVER = {
     "runtime.api", "runtime.child", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
     "runtime.restoring", "runtime.criu", "runtime.criu_process", "runtime.external", "runtime.planner.restorer",
-    "runtime.events", "runtime.libseccomp_build", "runtime.libsystemd_build", "specs.config_types",
+    "runtime.events", "runtime.libraries_build", "specs.config_types",
     # who does without systemd pays nothing for it
     "runtime.cgroups.systemd", "runtime.cgroups.systemd_scope", "runtime.cgroups.systemd_bus", "runtime.cgroups.systemd_units",
     "runtime.cgroups.systemd_properties", "runtime.cgroups.gvariant", "runtime._libsystemd",

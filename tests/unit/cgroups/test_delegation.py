@@ -33,18 +33,24 @@ def test_the_cgroup_that_does_not_pass_a_controller_on(tmp_path: Path, denied: N
         tmp_path, ("top", "cpu memory", "cpu memory"), ("user.slice", "cpu memory", "memory"), ("box", "memory", "")
     )
     why, hint = delegation.missing(str(box), "cpu.max")
-    assert why == f"{tmp_path}/top/user.slice does not pass the controller cpu on"
+    assert why == f"{tmp_path}/top/user.slice does not pass the controller cpu on: not permitted"
     assert "not delegated" in hint and "as root" in hint
-    assert delegation.missing(str(box), "memory.nosuch") == ("", "")  # it is the file that is missing
-    assert delegation.missing(str(box), "hugetlb.1GB.max") == ("", "")  # no cgroup at all has it
-    assert delegation.missing(str(box), "cgroup.kill") == ("", "")
+    assert delegation.missing(str(box), "memory.nosuch") == ("this kernel has no memory.nosuch", "")
+    assert delegation.missing(str(box), "hugetlb.1GB.max") == (f"{tmp_path}/top has no controller hugetlb", "")
+    assert delegation.missing(str(box), "cgroup.kill") == ("this kernel or this cgroup has no cgroup.kill", "")
+    assert delegation.missing(str(tmp_path), "cpu.shares") == ("this kernel or this cgroup has no cpu.shares", "")
 
 
 def test_a_cgroup_that_holds_processes_itself(tmp_path: Path) -> None:
-    box = tree(tmp_path, ("given", "cpu", ""), ("box", "", ""))
+    box = tree(tmp_path, ("given", "memory", ""), ("box", "", ""))
     (tmp_path / "given/cgroup.procs").write_text("17\n")
-    why, hint = delegation.missing(str(box), "cpu.max")
-    assert "given does not pass" in why and "processes are in it" in hint
+    (tmp_path / "given/cgroup.type").write_text("domain\n")
+    why, hint = delegation.missing(str(box), "memory.max")
+    assert (
+        "given does not pass the controller memory on: it holds processes itself" in why and "cgroup below it" in hint
+    )
+    (tmp_path / "given/cgroup.type").write_text("threaded\n")
+    assert delegation.missing(str(box), "memory.max")[0].endswith('memory on: it is "threaded"')
 
 
 def test_the_error_of_a_limit_names_the_delegation(tmp_path: Path, denied: None) -> None:

@@ -132,7 +132,7 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root test-engines test-guest conformance bench fuzz specs
+.PHONY: run guest test check check-root test-engines test-guest conformance bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -189,10 +189,16 @@ conformance: build ## OCI runtime-tools' validation suite; PEER=/usr/sbin/runc f
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/conformance/run.py $(if $(PEER),--runtime $(PEER) --compare-only)
 
-bench: build ## pyrunc against runc and crun, by themselves and under engines; RUNS=30 BENCH_PEERS=name=path,...
+bench: build ## pyrunc against runc and crun, by themselves and under engines; RUNS=30 BENCH_PEERS=name=path,... CGROUP_MANAGER=systemd
 	@$(call need,$(DEPS_BENCH))
 	@$(PY) $(HERE)/tests/bench.py
 	@$(PY) $(HERE)/tests/bench_engines.py
+
+bench-guest: build ## the same in the guest, by themselves, with each maker of cgroups; RUNS=30 SCOPES=500
+	@cd $(HERE)/tests && $(PY) -c 'import bench; bench.mkpeak()'
+	@for driver in cgroupfs systemd; do \
+	$(PY) $(HERE)/tests/guest/guest.py --back $(BUILD) --env=RUNS=$(RUNS) --env=SCOPES=$(SCOPES) --env=CGROUP_MANAGER=$$driver -- \
+	    $(PY) $(HERE)/tests/bench.py --output /run/guest/back/bench-$$driver.json; done
 
 SECONDS ?= 60
 fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60

@@ -1,24 +1,29 @@
 """`make bench`: pyrunc beside runc and crun, on the configuration that dockerd writes, commands interleaved in one run.
 
-    bench.py [--runs 30] [--only SCENARIO]     RUNS=30 BENCH_PEERS=name=/path,... in the environment say the same
+    bench.py [--runs 30] [--only SCENARIO] [--driver systemd] [--scopes 500]
+    RUNS=30 CGROUP_MANAGER=systemd SCOPES=500 BENCH_PEERS=name=/path,... in the environment say the same
+
+The driver is the maker of cgroups: cgroupfs, each runtime by itself, or systemd. With `scopes`, systemd has so many others already.
 
 In every round each runtime does each scenario once, in an order that rotates, so that whatever else the machine does falls
 on all of them. Commands are started with posix_spawn and collected with wait4; detached containers become our children, so
 that their end is waited for and not polled. All of it happens in a mount namespace of its own without
 /sys/fs/cgroup/unified, since crun takes a hybrid hierarchy whose cgroup2 has a controller for a pure one.
 
-Prints a table and writes build/bench.json: {scenario: {runtime: {median_ms | bytes, min, max, runs}, ratios: {peer: x}}},
-where a ratio is pyrunc's median over the peer's. Needs root.
+Prints a table and writes build/bench.json: {driver, scopes, scenarios: {scenario: {runtime: {median_ms | bytes, min, max, runs},
+ratios: {peer: x}}}}, where a ratio is pyrunc's median over the peer's. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -44,6 +49,11 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or 30))
     parser.add_argument("--only", action="append", default=[], metavar="SCENARIO")
     parser.add_argument("--without", action="append", default=[], metavar="RUNTIME")
+    parser.add_argument(
+        "--driver", choices=("cgroupfs", "systemd"), default=os.environ.get("CGROUP_MANAGER") or "cgroupfs"
+    )
+    parser.add_argument("--scopes", type=int, default=int(os.environ.get("SCOPES") or 0), metavar="N")
+    parser.add_argument("--output", type=Path, default=ROOT / "build/bench.json", metavar="FILE")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.inside:
@@ -66,16 +76,45 @@ def main() -> int:
 
     place = Path(tempfile.mkdtemp(prefix="pyrunc-bench-", dir="/tmp"))
     place.chmod(0o755)
+    options = ["--systemd-cgroup"] if arguments.driver == "systemd" else []
     try:
-        runtimes = [Runtime(name, path, place) for name, path in find().items() if name not in arguments.without]
-        bench = Bench(runtimes, place, arguments.runs, arguments.only)
-        bench.measure()
+        found = {name: path for name, path in find().items() if name not in arguments.without}
+        runtimes = [Runtime(name, path, place, options) for name, path in found.items()]
+        with scopes(arguments.scopes):
+            bench = Bench(runtimes, place, arguments.runs, arguments.only)
+            bench.measure()
     finally:
         shutil.rmtree(place, ignore_errors=True)
     report = bench.report()
-    show(report, [runtime.name for runtime in runtimes])
-    (ROOT / "build/bench.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(f"cgroups by {arguments.driver}" + (f", with {arguments.scopes} other scopes" if arguments.scopes else ""))
+    show(report, list(found))
+    said = {"driver": arguments.driver, "scopes": arguments.scopes, "scenarios": report}
+    arguments.output.write_text(json.dumps(said, indent=1) + "\n")
     return 0
+
+
+@contextlib.contextmanager
+def scopes(count: int) -> Iterator[None]:
+    """So many scopes of systemd, each with a process that sleeps."""
+    names, children = [], []
+    if count:
+        sys.path.append(str(ROOT))
+        from runtime.cgroups import systemd_bus
+
+        manager = systemd_bus.Manager(systemd_bus.system_addresses())
+    try:
+        for number in range(count):
+            children.append(os.posix_spawnp("sleep", ["sleep", "100000"], {"PATH": PATH}))
+            names.append(f"bench{os.getpid()}-other{number}.scope")
+            manager.start(
+                names[-1], [("PIDs", "au", children[-1:]), ("Slice", "s", "system.slice"), ("Delegate", "b", True)]
+            )
+            progress(f"scope {number + 1} of {count}")
+        yield
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def find() -> dict[str, str]:
@@ -133,16 +172,25 @@ def docker_like(place: Path) -> dict[str, Any]:
     return config
 
 
+def mkpeak() -> Path:
+    """tests/fixtures/peak.c, compiled; the guest has no compiler and finds it there."""
+    source, made = ROOT / "tests/fixtures/peak.c", ROOT / "build/fixtures/peak"
+    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
+        made.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([os.environ.get("CC", "cc"), "-Os", "-static", "-o", made, source], check=True)
+    return made
+
+
 class Runtime:
     """One runtime: its words, how they are started, and how long they took."""
 
-    def __init__(self, name: str, path: str, place: Path) -> None:
+    def __init__(self, name: str, path: str, place: Path, options: list[str]) -> None:
         self.name = name
         self.log = place / f"{name}.log"
         #: ids are names of cgroups too, where all runtimes and whoever else is at work must be told apart
         self.id = f"bench{os.getpid()}-{name}-"
         self.sleeper = self.id + "sleeper"
-        self.prefix = [path, "--root", str(place / f"{name}.state")]
+        self.prefix = [path, "--root", str(place / f"{name}.state"), *options]
         null = os.open("/dev/null", os.O_RDWR)
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.files = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
@@ -173,9 +221,7 @@ class Bench:
         self.sleeper.mkdir()
         (self.sleeper / "rootfs").symlink_to(self.bundle / "rootfs")
         self.write(self.sleeper, args=["/bin/sleep", "100000"])
-        self.peak = place / "peak"
-        source = ROOT / "tests/fixtures/peak.c"
-        subprocess.run([os.environ.get("CC", "cc"), "-Os", "-static", "-o", self.peak, source], check=True)
+        self.peak = mkpeak()
 
     def write(self, bundle: Path, *, args: list[str] | None = None, limit: int = 0) -> None:
         config = docker_like(self.place)

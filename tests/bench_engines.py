@@ -46,6 +46,7 @@ def main() -> int:
     arguments = parser.parse_args()
     report_file = BUILD / "bench.json"
     report: dict[str, Any] = json.loads(report_file.read_text()) if report_file.exists() else {}
+    scenarios = report.setdefault("scenarios", {})
     for name, measure in SCENARIOS.items():
         if arguments.only and name not in arguments.only:
             continue
@@ -56,8 +57,8 @@ def main() -> int:
             print(f"{name}: left out, {error}")
             continue
         for scenario, runtimes in samples.items():
-            report[scenario] = entry(scenario, runtimes)
-            show(scenario, report[scenario])
+            scenarios[scenario] = entry(scenario, runtimes)
+            show(scenario, scenarios[scenario])
     report_file.write_text(json.dumps(report, indent=1) + "\n")
     if not newer.wanted() and (not arguments.only or "docker" in arguments.only):
         # of Debian bookworm's dockerd the shim is always containerd's

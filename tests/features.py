@@ -69,6 +69,20 @@ def _v2(file: str) -> bool:
         new.rmdir()
 
 
+def _loop_bfq() -> bool:
+    """Whether there can be a disk of one's own whose scheduler is BFQ."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(1 << 20)
+        words = ["losetup", "--find", "--show", file.name]
+        made = subprocess.run(words, capture_output=True, text=True).stdout.strip()
+        if not made:
+            return False
+        try:
+            return "bfq" in text(f"/sys/block/{os.path.basename(made)}/queue/scheduler")
+        finally:
+            subprocess.run(["losetup", "--detach", made])
+
+
 def _idmapped(directory: str) -> bool:
     """Whether the file system of `directory` can be mounted with an id mapping (mount_setattr(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -183,6 +197,8 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "rdma-v1": lambda: _v1("rdma.max"),
     "hugetlb-v2": lambda: _v2("hugetlb.2MB.max"),
     "io-bfq-weight-v2": lambda: _v2("io.bfq.weight"),
+    "loop-bfq": _loop_bfq,
+    "rdma-device": lambda: any(Path("/sys/class/infiniband").glob("*")),
     "io-max-v2": lambda: _v2("io.max"),
     "memory-swap-v2": lambda: _v2("memory.swap.max"),
     "time-namespace": lambda: os.path.exists("/proc/self/ns/time"),

@@ -43,6 +43,9 @@ YOUNG = frozenset(
     )
 )
 
+#: what systemd takes when it makes a unit, and does not change afterwards
+FIXED = ("OOMPolicy",)
+
 PREFIX = "org.systemd.property."
 #: what decides where the container is, and is decided elsewhere
 _OURS = ("PIDs", "Slice", "Delegate")

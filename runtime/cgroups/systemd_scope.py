@@ -255,6 +255,11 @@ class Scope(fs.Cgroup):
         found = systemd_properties.limits(self.version, writes, has_bfq=self._has_bfq(writes))
         if (after.get("cpu") or {}).get("idle") == 1 or (after.get("unified") or {}).get("cpu.idle") == "1":
             found = [prop for prop in found if prop[0] != "CPUWeight" or prop[2] == 0]
+        for name in (prop[0] for prop in found if prop[0] in systemd_properties.FIXED):
+            self.warnings.append(
+                f"systemd takes no other {name} for a unit that runs: a daemon-reload will undo this limit"
+            )
+        found = [prop for prop in found if prop[0] not in systemd_properties.FIXED]
         if not found:
             return ()
         self.set(found)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
     """Put the limits of `changed` in force; the resources that the container has then."""
     after = resources.merged(before, changed)
+    cgroup.warnings += resources.ignored(changed)
     found = resources.writes(cgroup.version, after, changed=changed)
     rules = _device_rules(cgroup, changed)
     if not found and not rules:
@@ -33,7 +34,6 @@ def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str,
         cgroup.steps({"linux": {"resources": after}})  # raises, with the reason why there is no cgroup
         return after
     cgroup.asked = changed  # type: ignore[union-attr]
-    cgroup.warnings += resources.ignored(changed)
     limits = making.limits(cgroup, found)  # type: ignore[arg-type]
     _check_memory(cgroup, after.get("memory") or {}, changed.get("memory") or {})
     if rules:

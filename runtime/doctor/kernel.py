@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime import linux, unprivileged
 from runtime import system as os
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, trial
+from runtime.ops import FLAG_RECURSIVE
 from runtime.plan import Op
 
 TYPE_CHECKING = False
@@ -119,6 +120,9 @@ def _user_namespaces(host: Host) -> Iterator[Finding]:
 def _mounts(host: Host) -> Finding:
     ops = [
         trial.unshare(linux.CLONE_NEWNS, is_privileged=is_privileged(host)),
+        # must come before anything is mounted: where mounts are shared, which systemd has them be, they would reach the host,
+        # and with something on top of its root nobody could make a user namespace any more (EPERM, unshare(2))
+        Op("mount-setattr", "/", c=linux.MS_SLAVE, flags=FLAG_RECURSIVE, about="mount_setattr"),
         Op("fsopen", "tmpfs", r0="fs", about="fsopen"),
         Op("fsmount", r0="fs", r1="mnt", about="fsmount"),
         Op("open-tree", "/", r0="tree", a=linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE, about="open_tree"),

@@ -87,6 +87,15 @@ def test_nothing_is_changed(doctor: Callable[..., Findings], pyrunc: Any) -> Non
     assert not pyrunc.root.exists(), "not even the state directory is made"
 
 
+@pytest.mark.requires("root")
+def test_no_mount_is_left_where_mounts_are_shared(pyrunc: Any) -> None:
+    """As systemd has them be: a tmpfs that was mounted for a trial would be on top of the host's root."""
+    script = 'cat /proc/self/mountinfo; echo; "$@" >/dev/null; cat /proc/self/mountinfo'
+    words = ["unshare", "-m", "--propagation", "shared", "sh", "-c", script, "sh", *pyrunc.argv("doctor")]
+    before, _, after = subprocess.run(words, check=True, capture_output=True, text=True).stdout.partition("\n\n")
+    assert before.splitlines() == after.splitlines()
+
+
 def test_missing_capabilities_are_named(doctor: Callable[..., Findings], pyrunc: Any) -> None:
     argv = pyrunc.argv
     pyrunc.argv = lambda *args: ["setpriv", "--bounding-set=-sys_admin,-mknod", "--", *argv(*args)]

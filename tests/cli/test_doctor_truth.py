@@ -18,6 +18,8 @@ import hierarchies
 import pytest
 
 USER = os.geteuid()
+#: what a log-in gives an ordinary user
+SESSION = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 #: what an ordinary user puts in front of a namespace of another kind
 OWN = ["-Ur"] if USER else []
 
@@ -34,6 +36,7 @@ class Machine:
 
     def __init__(self, pyrunc: Any, make: Any, scratch: Path) -> None:
         self.pyrunc, self.make, self.scratch = pyrunc, make, scratch
+        pyrunc.env = {**pyrunc.env, **{name: os.environ[name] for name in SESSION if name in os.environ}}
         self.lines: dict[str, dict[str, str]] = {line["id"]: line for line in self.ask()}
         self.count = 0
 

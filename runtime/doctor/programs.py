@@ -108,7 +108,9 @@ def _criu(host: Host) -> Finding:
     if version < CRIU:
         return Finding(WARNING, id_, what, f"{shown}, which is too old", f"install {'.'.join(map(str, CRIU))} or newer")
     if host.euid or host.in_user_ns:
-        return Finding(OK, id_, what, shown)
+        return Finding(
+            NOTE, id_, what, f"{shown}, and needs root: an ordinary user's containers cannot be checkpointed"
+        )
     # CRIU knows best which kernels it gets along with
     status, text = said([path, "check"])
     if status:

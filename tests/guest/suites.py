@@ -34,11 +34,11 @@ AT_ONCE = 2
 #: what differs most between one host and another: limits, freezing, devices, and how a container is begun and ended
 QUICK = (
     "tests/cli/test_lifecycle.py", "tests/cli/test_resources.py", "tests/cli/test_update.py", "tests/cli/test_devices.py",
-    "tests/cli/test_pause_ps_list.py", "tests/cli/test_systemd_cgroup.py",
+    "tests/cli/test_pause_ps_list.py", "tests/cli/test_systemd_cgroup.py", "tests/cli/test_doctor_truth.py",
 )  # fmt: skip
 QUICK_USER = (
     "tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_rootless_given.py",
-    "tests/cli/test_systemd_user.py",
+    "tests/cli/test_systemd_user.py", "tests/cli/test_doctor_truth.py",
 )  # fmt: skip
 
 

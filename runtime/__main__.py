@@ -73,7 +73,7 @@ def _run(args: Args, words: list[str]) -> int:
     log.setup(args.log, args.log_format, "debug" if args.debug else args.log_level)
     if log.is_debug():
         log.debug("command line: " + " ".join(words))
-    if "id" in args.__dict__ and args.command != "plan":
+    if "id" in args.__dict__ and args.command != "plan" and not getattr(args, "regex", False):
         from runtime.store import check_id
 
         check_id(args.id)

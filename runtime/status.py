@@ -50,6 +50,7 @@ _REFUSALS = {
         RUNNING: "cannot delete a container that is not stopped: running",
         PAUSED: "cannot delete a container that is not stopped: paused",
     },
+    "events": {CREATING: "container not running", STOPPED: "container not running"},
     "ps": {CREATING: "container not running", STOPPED: "container not running"},
     "checkpoint": {
         CREATING: "cannot checkpoint a container that is being created",

@@ -64,6 +64,9 @@ class _Words(click.Choice):  # type: ignore[type-arg, unused-ignore]
 
 def read(words: list[str]) -> Args | str:
     """The arguments that `words` mean, or a help page to print; BadWords if they mean nothing."""
+    at = _normal_options(GLOBAL, words, 0, [], until_word=True)
+    if words[at : at + 1] in (["help"], ["h"]) and len(words) < at + 3:
+        words = [*words[:at], *words[at + 1 :], "--help"]  # as runc has it
     normal, command = _normal(words)
     try:
         _program().main(normal, prog_name="pyrunc", standalone_mode=False)

@@ -11,5 +11,10 @@ if TYPE_CHECKING:
 
 
 def run(args: Args) -> int:
-    lifecycle.delete(context(args), args.id, args.force)
+    ctx = context(args)
+    if args.regex:
+        from runtime.cli import matching
+
+        return matching.each(ctx, args.id, lambda id_: lifecycle.delete(ctx, id_, args.force))
+    lifecycle.delete(ctx, args.id, args.force)
     return 0

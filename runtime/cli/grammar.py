@@ -63,6 +63,7 @@ GLOBAL: tuple[Option, ...] = (
         "who makes the cgroups (crun); cgroupfs when not given",
     ),
     (("rootless",), CHOICE, "auto", "auto|true|false", "go on without cgroups that may not be made"),
+    (("criu",), TEXT, "", "FILE", "ignored, as by runc since 1.2: criu is looked for in $PATH"),
     (("version", "v"), FLAG, False, "", "print the version and exit"),
     (("help", "h"), FLAG, False, "", "print help and exit"),
 )
@@ -90,15 +91,10 @@ _PRESERVE_FDS: Option = (
     "N",
     "pass N descriptors to the process, besides stdio and $LISTEN_FDS",
 )
+_REGEX: Option = (("regex", "r"), FLAG, False, "", "take the id as a regular expression, for all that match (crun)")
 _FORMAT: Option = (("format", "f"), CHOICE, "table", "table|json", "form of the output")
 _BUNDLE_DIR: Option = (("bundle", "b"), TEXT, ".", "DIR", "path of the bundle")
-_NO_PIVOT: Option = (
-    ("no-pivot",),
-    FLAG,
-    False,
-    "",
-    "change root without pivot_root, for a root file system on a ramdisk",
-)
+_NO_PIVOT: Option = (("no-pivot",), FLAG, False, "", "change root without pivot_root, for a rootfs on a ramdisk")
 _NO_NEW_KEYRING: Option = (("no-new-keyring",), FLAG, False, "", "keep the caller's session keyring")
 _CONFIG: Option = (("config", "f"), TEXT, "", "FILE", "read this file and not the bundle's config.json (crun)")
 
@@ -154,6 +150,7 @@ COMMANDS: dict[str, Command] = {
             _BUNDLE_DIR,
             *_CREATE,
             (("detach", "d"), FLAG, False, "", "accepted for callers that give it; create never waits"),
+            (("no-subreaper",), FLAG, False, "", "accepted for callers that give it; create adopts nobody (crun)"),
         ),
         "Set up everything that the bundle's config.json asks for, up to the point of running its process, which `start` does. "
         "The id must not be in use under the same --root.",
@@ -173,13 +170,13 @@ COMMANDS: dict[str, Command] = {
     "kill": (
         "send a signal to a container's init process",
         (_ID, ("signal", MAYBE, "number or name of the signal, with or without SIG; TERM when not given")),
-        ((("all", "a"), FLAG, False, "", "send it to every process of the container"),),
+        ((("all", "a"), FLAG, False, "", "send it to every process of the container"), _REGEX),
         "A container without a pid namespace of its own is signalled as a whole by KILL.",
     ),
     "delete": (
         "delete a container that is created or stopped",
         (_ID,),
-        ((("force", "f"), FLAG, False, "", "kill a running container first; an unknown id is no error"),),
+        ((("force", "f"), FLAG, False, "", "kill a running container first; an unknown id is no error"), _REGEX),
         "Remove the container's cgroup and state. With --force also what an interrupted create left behind.",
     ),
     "run": (
@@ -231,6 +228,15 @@ COMMANDS: dict[str, Command] = {
         (_ID, ("options", PAYLOAD, "options of ps; -ef when not given")),
         (_FORMAT,),
         "The table is what the host's ps prints, less the processes of others; json is an array of process ids of the host.",
+    ),
+    "events": (
+        "print statistics, and when memory ran out",
+        (_ID,),
+        (
+            (("interval",), DURATION, 5.0, "TIME", "how often, such as 500ms or 1m; 5s when not given"),
+            (("stats",), FLAG, False, "", "print the statistics once, now"),
+        ),
+        "Each event is a JSON object on a line of its own, of type stats or oom, until the container ends.",
     ),
     "pause": (
         "suspend all processes of a container",
@@ -334,6 +340,13 @@ COMMANDS: dict[str, Command] = {
         (),
         (
             _BUNDLE_DIR,
+            (
+                ("file", "f"),
+                TEXT,
+                "config.json",
+                "FILE",
+                "name of the file in the bundle directory, or its path (crun)",
+            ),
             (("rootless",), FLAG, False, "", "write one that works without root"),
         ),
         "The file is written to the bundle directory, and never over one that is there.",

@@ -16,7 +16,12 @@ SIGNAL_MAX = 64
 
 
 def run(args: Args) -> int:
-    lifecycle.kill(context(args), args.id, number(args.signal), args.all)
+    ctx, signal = context(args), number(args.signal)
+    if args.regex:
+        from runtime.cli import matching
+
+        return matching.each(ctx, args.id, lambda id_: lifecycle.kill(ctx, id_, signal, args.all))
+    lifecycle.kill(ctx, args.id, signal, args.all)
     return 0
 
 

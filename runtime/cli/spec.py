@@ -41,7 +41,7 @@ def run(args: Args) -> int:
 
     host = Host()
     config = rootless(example(host.cgroup_mode), host.euid, host.egid) if args.rootless else example(host.cgroup_mode)
-    path = os.path.join(args.bundle, "config.json")
+    path = os.path.join(args.bundle, args.file)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with open(fd, "w", encoding="utf-8") as file:

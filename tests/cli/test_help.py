@@ -16,6 +16,11 @@ def test_help_goes_to_stdout(pyrunc, words: list[str]) -> None:
     assert result.err == ""
 
 
+@pytest.mark.parametrize("words", [["help"], ["h"], ["help", "create"]], ids=" ".join)
+def test_help_is_a_command_too(pyrunc, words: list[str]) -> None:
+    assert pyrunc(*words).out == pyrunc(*words[1:], "--help").out
+
+
 def test_there_is_no_help_for_what_is_not_there(pyrunc) -> None:
     assert 'unknown command "nosuch"' in pyrunc.fails("nosuch", "--help")
 

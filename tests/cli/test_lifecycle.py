@@ -414,3 +414,26 @@ def test_what_is_mounted_in_the_state_directory_is_not_emptied(pyrunc, make, scr
     subprocess.run(["umount", place], check=True)
     pyrunc("delete", "--force", id_)
     assert not (pyrunc.root / id_).exists()
+
+
+# -- many at once, by an expression ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.differs("crun's option")
+def test_delete_and_kill_by_an_expression(pyrunc, bundle):
+    made = {name: pyrunc.id(name) for name in ("web-1", "web-2", "db-1")}
+    pids = {}
+    for name, id_ in made.items():
+        pyrunc("run", "-d", "-b", bundle("/bin/probe", "sleep", "1000"), id_)
+        pids[name] = pyrunc.pid(id_)
+    pyrunc("kill", "--regex", "web-[12]$", "KILL")
+    assert [pyrunc.wait(pids[name]) for name in ("web-1", "web-2")] == [137, 137]
+    assert pyrunc.state(made["db-1"])["status"] == "running"
+    # one that cannot be deleted keeps no other from being, and is the error
+    error = pyrunc.fails("delete", "-r", "b-1$")
+    assert f"{made['db-1']}: cannot delete a container that is not stopped" in error
+    assert [pyrunc.exists(made[name]) for name in made] == [False, True, True]
+    pyrunc("delete", "--regex", "nothing-of-the-kind")
+    assert "is no regular expression" in pyrunc.fails("delete", "--regex", "web-[")
+    pyrunc("delete", "--force", "--regex", ".")
+    assert pyrunc("list", "-q").out == ""

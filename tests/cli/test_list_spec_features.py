@@ -202,3 +202,10 @@ def test_features_promises_no_less_than_runc(pyrunc) -> None:
     assert set(theirs["hooks"]) == set(ours["hooks"])
     assert set(theirs["linux"]["seccomp"]["actions"]) <= set(ours["linux"]["seccomp"]["actions"])
     assert set(theirs["linux"]["seccomp"]["archs"]) <= set(ours["linux"]["seccomp"]["archs"])
+
+
+def test_spec_to_another_file(pyrunc, scratch) -> None:
+    for word in ("other.json", str(scratch / "absolute.json")):
+        pyrunc("spec", "--bundle", scratch, "--file", word)
+        assert json.loads((scratch / word).read_text())["root"]["path"] == "rootfs"
+    assert not (scratch / "config.json").exists()

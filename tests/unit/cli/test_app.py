@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.cli import app, argv
-from runtime.cli.grammar import CHOICE, COMMANDS, FLAG, GLOBAL, HELP, INT, LIST, PAYLOAD
+from runtime.cli.grammar import CHOICE, COMMANDS, DURATION, FLAG, GLOBAL, HELP, INT, LIST, PAYLOAD
 
 if TYPE_CHECKING:
     from runtime.cli.grammar import Option
@@ -107,7 +107,7 @@ EVERY_OPTION = [(command, option) for command, (_, _, options, _) in COMMANDS.it
 @pytest.mark.parametrize(("command", "option"), EVERY_OPTION, ids=lambda v: v if isinstance(v, str) else v[0][0])
 def test_each_option_in_each_spelling(command: str, option: Option) -> None:
     names, kind, _, metavar, _ = option
-    value = {CHOICE: metavar.split("|")[-1], INT: "7"}.get(kind, "value")
+    value = {CHOICE: metavar.split("|")[-1], INT: "7", DURATION: "1m"}.get(kind, "value")
     rest = ["web"] if COMMANDS[command][1] else []
     read: list[Any] = []
     for name in names:
@@ -122,7 +122,7 @@ def test_each_option_in_each_spelling(command: str, option: Option) -> None:
                 fast = argv.read(words)
                 assert fast is not None and fast == app.read(words), words
                 read.append(getattr(fast, argv.attribute(option)))
-    wanted: Any = {FLAG: True, INT: 7, LIST: [value]}.get(kind, value)
+    wanted: Any = {FLAG: True, INT: 7, DURATION: 60.0, LIST: [value]}.get(kind, value)
     assert read == [wanted] * len(read)
 
 

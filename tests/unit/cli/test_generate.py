@@ -47,7 +47,7 @@ def test_bash_completes(out: Path) -> None:
     assert complete(out, "st") == ["start", "state"]
     assert complete(out, "--log", "x", "--log-f") == ["--log-format"]
     assert complete(out, "--log-format", "j") == ["json"]
-    assert complete(out, "create", "--no-") == ["--no-pivot", "--no-new-keyring"]
+    assert complete(out, "create", "--no-") == ["--no-pivot", "--no-new-keyring", "--no-subreaper"]
     assert complete(out, "--root", "/r", "list", "--format", "") == ["table", "json"]
 
 

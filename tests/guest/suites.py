@@ -81,7 +81,7 @@ def words(suite: Suite, is_quick: bool) -> list[str]:
         script = f'rm -f build/conformance.json; {PYTHON} conformance/run.py || status=$?; cp build/conformance.json "$0"; exit $status'
         return ["/bin/sh", "-c", script, f"{back}.json"]
     workers = os.environ.get("WORKERS") or "2"
-    options = ["-n", workers, "--junit-xml", f"{back}.xml"]
+    options = ["-n", workers, "--junit-xml", f"{back}.xml", "-p", "telling"]
     if "tests/engines" in suite.files[0]:
         options += ["--dist", "loadfile"]  # one machine for all of a file
     if suite.requires:
@@ -97,9 +97,9 @@ def files(suite: Suite, is_quick: bool) -> list[str]:
 
 
 def environment(suite: Suite) -> dict[str, str]:
-    env = {"PYRUNC_TEST_CGROUP_MANAGER": suite.manager}
+    env = {"PYRUNC_TEST_CGROUP_MANAGER": suite.manager, "PYTHONPATH": str(HERE)}
     if suite.requires:
-        env.update(PYRUNC_TEST_REQUIRES=" ".join(suite.requires), PYTHONPATH=str(HERE))
+        env["PYRUNC_TEST_REQUIRES"] = " ".join(suite.requires)
     return env
 
 

@@ -203,6 +203,17 @@ def test_quick_part_is_a_part():
             assert any(pattern == whole or pattern.startswith(f"{whole}/") for whole in suite.files), pattern
 
 
+def test_slow_kernel_runs_less(monkeypatch):
+    """Of what is quick, and of each suite that is; of no more than that."""
+    quick = [suite for suite in suites.SUITES if suite.quick]
+    assert [suites.lighter(suite) for suite in quick] == quick
+    monkeypatch.setattr(suites, "_slow", {"uml"})
+    for suite in quick:
+        less = suites.lighter(suite)
+        assert less.files == suite.files and less.quick and set(suite.quick) - set(less.quick) <= suites.LONG
+    assert set().union(*(suite.quick for suite in quick)) >= suites.LONG
+
+
 def total(*files):
     done = subprocess.run([sys.executable, ROOT / "tests/total.py", *files], capture_output=True, text=True)
     return done.stdout.strip(), done.returncode

@@ -203,6 +203,17 @@ def test_quick_part_is_a_part():
             assert any(pattern == whole or pattern.startswith(f"{whole}/") for whole in suite.files), pattern
 
 
+def test_slow_kernel_runs_less(monkeypatch):
+    """Of what is quick, and of each suite that is; of no more than that."""
+    quick = [suite for suite in suites.SUITES if suite.quick]
+    assert [suites.lighter(suite) for suite in quick] == quick
+    monkeypatch.setattr(suites, "_slow", {"uml"})
+    for suite in quick:
+        less = suites.lighter(suite)
+        assert less.files == suite.files and less.quick and set(suite.quick) - set(less.quick) <= suites.LONG
+    assert set().union(*(suite.quick for suite in quick)) >= suites.LONG
+
+
 def total(*files):
     done = subprocess.run([sys.executable, ROOT / "tests/total.py", *files], capture_output=True, text=True)
     return done.stdout.strip(), done.returncode
@@ -224,6 +235,6 @@ def test_words_of_a_suite():
     by_name = {suite.name: suite for suite in suites.SUITES}
     words = suites.words(by_name["systemd"], is_quick=False)
     assert words[-1] == "tests/cli" and "/run/guest/back/guest-systemd.xml" in words
-    assert suites.environment(by_name["systemd"]) == {"PYRUNC_TEST_CGROUP_MANAGER": "systemd"}
+    assert suites.environment(by_name["systemd"])["PYRUNC_TEST_CGROUP_MANAGER"] == "systemd"
     assert suites.environment(by_name["cloud"])["PYRUNC_TEST_REQUIRES"].split() == list(by_name["cloud"].requires)
     assert set(suites.files(by_name["cgroupfs"], is_quick=True)) <= set(suites.QUICK)

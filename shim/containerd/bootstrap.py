@@ -102,7 +102,7 @@ def _start(words: dict[str, str]) -> int:
     folder = (params["socket_dir"] if params else "") or SOCKET_DIR
     address = words.get("address", "")
     place = os.path.normpath("/".join(part for part in (address, words["namespace"], _group(words["id"])) if part))
-    path = f"{folder}/{digest(place)}"
+    path = f"{folder}/{sockets.PREFIX}{digest(place)[: -len(sockets.PREFIX)]}"
     program = os.path.abspath(sys.argv[0])
     start = Start(
         words["namespace"],
@@ -118,17 +118,21 @@ def _start(words: dict[str, str]) -> int:
     # 1.6 and 1.7 find the shim by this file when they are restarted, and `delete` its socket
     _write("address", f"unix://{path}")
     listener = sockets.listen(path)
-    ready = None
-    if listener is not None:
-        try:
-            ready = _serve(start, listener, options, words.get("front", ""), said)
-        except BaseException:
-            os.unlink(path)
-            raise
-    _print(said)
-    if ready is not None:
+    if listener is None:
+        _print(said)
+        return 0
+    try:
+        ready = _serve(start, listener, options, words.get("front", ""), said)
+        _print(said)
         # containerd reads the address when we have ended: a `start` that is killed before this leaves no shim behind
         ready.go()
+    except BaseException:
+        # the shim that should serve there, and would remove it, may have been killed
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        raise
     return 0
 
 

@@ -21,7 +21,7 @@ from shim.containerd import nursery
 from shim.containerd.bootstrap import Start
 from shim.containerd.nursery import Birth, Nursery
 from shim.containerd.publish import Publisher
-from shim.containerd.sockets import remove_if_dead
+from shim.containerd.sockets import remove_abandoned, remove_if_dead
 from shim.containerd.task import METHODS, SERVICES, TaskService
 from shim.containerd.ttrpc import Server
 from shim.engine import replace_environment
@@ -192,7 +192,8 @@ class Shim:
         self.server.close()
         if self.nest is not None:
             self.nest.close()
-            remove_if_dead(self.start.nursery, SOCK_SEQPACKET)
+            if remove_if_dead(self.start.nursery, SOCK_SEQPACKET):
+                remove_abandoned(os.path.dirname(self.start.socket))
 
     def _watch(self) -> None:
         """Nobody is connected, or there is no container: look again later."""

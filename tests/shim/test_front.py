@@ -97,3 +97,14 @@ def test_whatever_is_not_understood_is_for_the_shim() -> None:
         1,
         "containerd-shim-pyrunc-v2: flag provided but not defined: -what",
     )
+
+
+def test_a_start_that_was_killed_leaves_no_socket(scratch: Path) -> None:
+    """The interpreter is killed when it has bound the shim's socket: whoever waits for it removes that."""
+    (scratch / "config.json").write_text("{}")
+    words = ["strace", "-f", "-qq", "-e", "inject=listen:signal=SIGKILL", "-o", "/dev/null", str(PROGRAM)]
+    words += ["-namespace", "front", "-address", str(scratch), "-id", f"f{os.getpid()}", "start"]
+    done = subprocess.run(words, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + 9, b"")
+    path = Path((scratch / "address").read_text().removeprefix("unix://"))
+    assert path.parent.is_dir() and not path.exists()

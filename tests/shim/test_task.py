@@ -222,6 +222,18 @@ def test_output_to_a_file_and_to_a_logger(shim: Callable[..., Shim], scratch: Pa
     assert read == [f"a b c d  {other.id} test\n", "out\n", "err\n"]
 
 
+def test_a_log_that_cannot_be_written(shim: Callable[..., Shim], scratch: Path) -> None:
+    """It is lost, and the shim says so once for each stream; the program sees nothing of it."""
+    (scratch / "full").symlink_to("/dev/full")
+    one = shim("sh", "-c", "for n in 1 2 3; do echo out && echo err >&2 || exit 9; sleep 0.1; done; exit 5")
+    one.create(stdout=f"file://{scratch}/full", stderr=f"file://{scratch}/full")
+    one.call("Start", id=one.id)
+    assert one.wait() == 5
+    one.call("Delete", id=one.id)
+    words = f"write file://{scratch}/full: no space left on device, output after 0 bytes is lost"
+    assert one.messages().count(words) == 2
+
+
 def test_a_logger_that_is_not_there(shim: Callable[..., Shim], scratch: Path) -> None:
     one = shim("true")
     text = refused(2, one.create, stdout=f"binary://{scratch}/none", stderr=f"binary://{scratch}/none")

@@ -146,6 +146,7 @@ class Shim:
         self.loop.on_signal(SIGINT, self.shut_down)
         self.loop.on_signal(SIGUSR1, self.describe)
         self.server.deserted = self._watch
+        self.server.unheard = self.tasks.unheard
         self.tasks.emptied = self._watch
         self.looking: Timer | None = None
         self.empty_looks = 0

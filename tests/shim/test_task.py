@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -465,6 +466,31 @@ def test_containerd_restarts(shim: Callable[..., Shim], engine: Engine) -> None:
     assert engine.topics(container_id=one.id)[-2:] == ["/tasks/exit", "/tasks/exit"]
     other.call("Delete", id=one.id)
     engine.wait_for("/tasks/delete")
+    other.call("Shutdown", id=one.id)
+    one.wait_until_gone()
+    other.close()
+
+
+def test_a_create_whose_caller_is_gone_is_undone(shim: Callable[..., Shim], engine: Engine, scratch: Path) -> None:
+    """containerd was killed, and its client told that there is no container: the next containerd could not remove it either."""
+    begun, go = scratch / "begun", scratch / "go"
+    script = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done"
+    one = shim("sleep", "100", hooks={"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]})
+    with ThreadPoolExecutor() as pool:
+        creating = pool.submit(one.create)
+        while not begun.exists():
+            assert not creating.done(), creating.result()
+            time.sleep(0.01)
+        one.client.close()
+        go.touch()
+        with pytest.raises(ConnectionError):
+            creating.result(30)
+    engine.wait_for("/tasks/delete", container_id=one.id)
+    assert engine.topics(container_id=one.id) == ["/tasks/create", "/tasks/exit", "/tasks/delete"]
+    other = Client(one.path)
+    with pytest.raises(Refused, match="was not created here"):
+        other.call("State", id=one.id)
+    assert not list((engine.place / "root/test").glob("[!:]*"))
     other.call("Shutdown", id=one.id)
     one.wait_until_gone()
     other.close()

@@ -107,7 +107,7 @@ def _start(words: dict[str, str]) -> int:
     program = os.path.abspath(sys.argv[0])
     nest = f"{folder}/nursery-{nursery.family(address, program)[:32]}"
     spare = _spare() if front and not cgroup and not os.path.exists(nest) else None
-    path = f"{folder}/{digest(_place(words, address))}"
+    path = f"{folder}/{sockets.PREFIX}{digest(_place(words, address))[: -len(sockets.PREFIX)]}"
     start = Start(
         words["namespace"],
         words["id"],
@@ -122,17 +122,21 @@ def _start(words: dict[str, str]) -> int:
     # 1.6 and 1.7 find the shim by this file when they are restarted, and `delete` its socket
     _write("address", f"unix://{path}")
     listener = sockets.listen(path)
-    ready = None
-    if listener is not None:
-        try:
-            ready = _serve(start, listener, cgroup, front, spare, said)
-        except BaseException:
-            os.unlink(path)
-            raise
-    _print(said)
-    if ready is not None:
+    if listener is None:
+        _print(said)
+        return 0
+    try:
+        ready = _serve(start, listener, cgroup, front, spare, said)
+        _print(said)
         # containerd reads the address when we have ended: a `start` that is killed before this leaves no shim behind
         ready.go()
+    except BaseException:
+        # the shim that should serve there, and would remove it, may have been killed
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        raise
     return 0
 
 

@@ -106,7 +106,8 @@ class Container:
         return found
 
     def _streams(self, request: dict[str, Any]) -> Streams:
-        return Streams(self._loop, self._reaper, request, (self.options["io_uid"], self.options["io_gid"]))
+        owner = self.options["io_uid"], self.options["io_gid"]
+        return Streams(self._loop, self._reaper, request, owner, self._log)
 
     # -- init ----------------------------------------------------------------------------------------------------------
 

@@ -179,6 +179,14 @@ static int is_nothing_left(const struct words *words)
     return are_sockets_clean(words->bundle);
 }
 
+/* The interpreter was killed at `start`: nobody else would remove the socket that it may have bound. */
+static void remove_dead_socket(void)
+{
+    char text[PATH_MAX];
+    if (content("address", text, sizeof text) > 0 && !strncmp(text, "unix:///", 8) && !is_served(text + 7, SOCK_STREAM))
+        unlink(text + 7);
+}
+
 /* Have a child do it, which is told of us by the words "-front FD", and print what it says. Our exit status. */
 static int stand_in(char *launcher, char **argv)
 {
@@ -205,11 +213,13 @@ static int stand_in(char *launcher, char **argv)
         ;
     if (length > 0) {
         if (write(STDOUT_FILENO, text, (size_t)length) != length) return 1;
-        return send(ends[0], "go", 2, MSG_NOSIGNAL) == 2 ? 0 : 1;
+        if (send(ends[0], "go", 2, MSG_NOSIGNAL) == 2) return 0;
     }
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR) return 1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (WIFEXITED(status)) return WEXITSTATUS(status) || length <= 0 ? WEXITSTATUS(status) : 1;
+    remove_dead_socket();
+    return 128 + WTERMSIG(status);
 }
 
 /* Whether the last word is `start`. */

@@ -21,7 +21,7 @@ from shim.containerd import nursery
 from shim.containerd.bootstrap import Start
 from shim.containerd.nursery import Birth, Nursery
 from shim.containerd.publish import Publisher
-from shim.containerd.sockets import remove_if_dead
+from shim.containerd.sockets import remove_abandoned, remove_if_dead
 from shim.containerd.task import METHODS, SERVICES, TaskService
 from shim.containerd.ttrpc import Server
 from shim.engine import replace_environment
@@ -146,6 +146,7 @@ class Shim:
         self.loop.on_signal(SIGINT, self.shut_down)
         self.loop.on_signal(SIGUSR1, self.describe)
         self.server.deserted = self._watch
+        self.server.unheard = self.tasks.unheard
         self.tasks.emptied = self._watch
         self.looking: Timer | None = None
         self.empty_looks = 0
@@ -192,7 +193,8 @@ class Shim:
         self.server.close()
         if self.nest is not None:
             self.nest.close()
-            remove_if_dead(self.start.nursery, SOCK_SEQPACKET)
+            if remove_if_dead(self.start.nursery, SOCK_SEQPACKET):
+                remove_abandoned(os.path.dirname(self.start.socket))
 
     def _watch(self) -> None:
         """Nobody is connected, or there is no container: look again later."""

@@ -6,6 +6,12 @@ import os
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socket
 from _struct import unpack
 from errno import EADDRINUSE
+from time import time
+
+#: of the names of task sockets, which others have in the same directory
+PREFIX = "pyrunc-"
+#: a socket that nobody listens on yet is younger
+_OLD_S = 5.0
 
 
 def listen(path: str) -> socket | None:
@@ -53,6 +59,17 @@ def remove_if_dead(path: str, kind: int = SOCK_STREAM) -> bool:
     except FileNotFoundError:
         pass
     return True
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove the sockets of shims that were killed together with the `start` that made them: nobody else knows of those."""
+    for name in os.listdir(folder):
+        path = f"{folder}/{name}"
+        try:
+            if name.startswith(PREFIX) and time() - os.lstat(path).st_mtime > _OLD_S:
+                remove_if_dead(path)
+        except FileNotFoundError:
+            pass  # its own shim has removed it
 
 
 def peer_of(fd: int) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import select
-from errno import ENXIO
+from errno import ENXIO, ETIMEDOUT
 
 from shim import stdio, targets
 from shim.console import ConsoleSocket, resize
@@ -19,6 +19,7 @@ from shim.flow import Later
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from shim.loop import Loop
@@ -39,6 +40,7 @@ class Streams:
         "_holder",
         "_input",
         "_is_draining",
+        "_log",
         "_logger",
         "_logger_ended",
         "_loop",
@@ -57,10 +59,18 @@ class Streams:
         "terminal",
     )
 
-    def __init__(self, loop: Loop, reaper: Reaper, request: dict[str, Any], owner: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        request: dict[str, Any],
+        owner: tuple[int, int],
+        log: Callable[[str, str], None],
+    ) -> None:
         self._loop = loop
         self._reaper = reaper
         self._owner = owner
+        self._log = log
         self.stdin: str = request["stdin"]
         self.stdout: str = request["stdout"]
         self.stderr: str = request["stderr"]
@@ -73,8 +83,8 @@ class Streams:
         self._source = -1
         #: our writer on the fifo for input, until CloseIO
         self._holder = -1
-        #: with the client's fifo that it writes to, if it is one: our writer, and the reader beside it
-        self._outputs: dict[stdio.Copy, tuple[int, int]] = {}
+        #: with what it leaves open: of a client's fifo our writer, and the reader beside it; of a file what is copied to it
+        self._outputs: dict[stdio.Copy, tuple[int, ...]] = {}
         #: fifos that nobody has come to read yet
         self._partings: list[targets.Parting] = []
         self._is_draining = False
@@ -205,11 +215,13 @@ class Streams:
             ends = [self._pipes.from_stdout, self._pipes.from_stderr]
             to_stdin, is_shared = self._pipes.to_stdin, False
             self._pipes.from_stdout = self._pipes.from_stderr = self._pipes.to_stdin = -1
-        for end, (sink, keeper) in zip(ends, self._sinks, strict=False):
-            if end >= 0 and sink >= 0:
+        for end, target, (sink, keeper) in zip(ends, (self.stdout, self.stderr), self._sinks, strict=False):
+            if end >= 0 and keeper >= 0:
                 self._copy_output(end, sink, keeper, close_source=not is_shared)
+            elif end >= 0 and sink >= 0:
+                self._copy_to_file(end, sink, target, close_source=not is_shared)
             elif end >= 0 and is_shared:
-                self._copy_output(end, os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC), -1, close_source=False)
+                self._copy_output(end, _nowhere(), -1, close_source=False)
         self._sinks = [(-1, -1), (-1, -1)]
         if self._source >= 0 and to_stdin >= 0:
             source, self._source = self._source, -1
@@ -234,7 +246,23 @@ class Streams:
             self._look_if_drained()
 
         copy = stdio.Copy(self._loop, source, sink, done, close_source=close_source, close_sink=keeper < 0)
-        self._outputs[copy] = (sink, keeper)
+        self._outputs[copy] = (sink, keeper) if keeper >= 0 else ()
+
+    def _copy_to_file(self, source: int, sink: int, target: str, *, close_source: bool) -> None:
+        """As far as there is room for it: what does not fit is lost, and who writes it neither waits nor is ended for it."""
+
+        def done(count: int, errno: int) -> None:
+            del self._outputs[copy]
+            if errno and errno != ETIMEDOUT:
+                self._log("error", f"write {target}: {os.strerror(errno).lower()}, output after {count} bytes is lost")
+            if errno and not self._is_draining:
+                self._copy_output(source, _nowhere(), -1, close_source=close_source)
+            elif close_source:
+                os.close(source)
+            self._look_if_drained()
+
+        copy = stdio.Copy(self._loop, source, sink, done, close_source=False, close_sink=True)
+        self._outputs[copy] = (source,) if close_source else ()
 
     def _part(self, sink: int, keeper: int, *, is_lost: bool) -> None:
         """Close a fifo when its client has come; where nobody takes anything (`is_lost`) that was waited for already."""
@@ -297,9 +325,9 @@ class Streams:
     def close(self) -> None:
         """Close what is open, whatever is still to be copied: the process has not come to be."""
         self.ended()
-        for copy, fifo in list(self._outputs.items()):
+        for copy, fds in list(self._outputs.items()):
             copy.close()
-            for fd in fifo if fifo[1] >= 0 else ():
+            for fd in fds:
                 os.close(fd)
         self._outputs.clear()
         for parting in self._partings:
@@ -329,3 +357,7 @@ class Streams:
         self._logger = 0
         if self._logger_ended is not None:
             self._logger_ended.set()
+
+
+def _nowhere() -> int:
+    return os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)

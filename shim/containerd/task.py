@@ -13,7 +13,7 @@ from shim.containerd.container import Container
 from shim.containerd.protobuf import DecodeError, blank, decode, encode
 from shim.containerd.publish import timestamp
 from shim.containerd.ttrpc import ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND, UNKNOWN, Fault
-from shim.flow import Later
+from shim.flow import Later, begin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,16 @@ class TaskService:
         )
         self._announce(container.init)
         return {"pid": container.init.process.pid}
+
+    def unheard(self, method: str, request: Values) -> None:
+        """Undo what nobody has been told of: containerd was killed during a create, and its client has forgotten the container."""
+
+        def done(result: object, error: Exception | None) -> None:
+            if error is not None:
+                self._log("error", f"delete {request['id']}, whose create nobody waits for: {error}")
+
+        if method == "Create":
+            begin(self.delete({"id": request["id"], "exec_id": ""}), done)
 
     async def start(self, request: Values) -> Values:
         """Start init, or a process that Exec has announced."""

@@ -158,7 +158,17 @@ class Channel:
 class Server:
     """Serves `handlers`, which all `services` have in common, on a listening socket, to processes of our own user alone."""
 
-    __slots__ = ("_listener", "_loop", "connections", "defect", "deserted", "handlers", "methods", "services")
+    __slots__ = (
+        "_listener",
+        "_loop",
+        "connections",
+        "defect",
+        "deserted",
+        "handlers",
+        "methods",
+        "services",
+        "unheard",
+    )
 
     def __init__(
         self,
@@ -178,6 +188,8 @@ class Server:
         self.defect = defect
         #: called when the last connection is gone
         self.deserted: Callable[[], None] | None = None
+        #: called with the method and the request where one has succeeded, and who asked is gone
+        self.unheard: Callable[[str, dict[str, Any]], None] | None = None
         self.connections: set[Connection] = set()
         listener.setblocking(False)
         loop.watch(listener.fileno(), select.EPOLLIN, self._accept)
@@ -250,6 +262,8 @@ class Connection:
 
         def done(result: dict[str, Any] | None, error: Exception | None) -> None:
             if error is None:
+                if self.channel.fd < 0 and self._server.unheard is not None:
+                    self._server.unheard(method, values)
                 self._answer(stream, encode(answered, result or {}))
             elif isinstance(error, Fault):
                 self._refuse(stream, error)

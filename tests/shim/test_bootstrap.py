@@ -36,8 +36,8 @@ def engine(leaks: Leaks, scratch: Path) -> Iterator[Engine]:
 
 
 def name(engine: Engine, group: str) -> str:
-    """containerd's own rule for the socket of a group."""
-    return hashlib.sha256(f"{engine.address}/test/{group}".encode()).hexdigest()
+    """The socket of a group: containerd's own rule, and ours in front."""
+    return "pyrunc-" + hashlib.sha256(f"{engine.address}/test/{group}".encode()).hexdigest()[:-7]
 
 
 def test_address(engine: Engine, bundle: MakeBundle) -> None:

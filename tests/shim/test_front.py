@@ -109,3 +109,14 @@ def test_conmons_version(scratch: Path, words: list[str], programs: int) -> None
     done = subprocess.run([*strace, CONMON, *words], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"conmon version {VERSION}\ncommit: pyrunc\n" and not done.stderr
     assert trace.read_text().count("execve(") == programs
+
+
+def test_a_start_that_was_killed_leaves_no_socket(scratch: Path) -> None:
+    """The interpreter is killed when it has bound the shim's socket: whoever waits for it removes that."""
+    (scratch / "config.json").write_text("{}")
+    words = ["strace", "-f", "-qq", "-e", "inject=listen:signal=SIGKILL", "-o", "/dev/null", str(PROGRAM)]
+    words += ["-namespace", "front", "-address", str(scratch), "-id", f"f{os.getpid()}", "start"]
+    done = subprocess.run(words, cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + 9, b"")
+    path = Path((scratch / "address").read_text().removeprefix("unix://"))
+    assert path.parent.is_dir() and not path.exists()

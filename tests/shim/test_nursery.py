@@ -160,6 +160,24 @@ def test_the_end_of_one_harms_no_other(engine: Engine, bundle: MakeBundle, how: 
     engine.run("delete", first.bundle, first.id)
 
 
+def test_the_last_removes_what_nobody_else_knows_of(engine: Engine, bundle: MakeBundle) -> None:
+    """Sockets of shims that were killed together with their `start`; neither those of others, nor one that is just being made."""
+    first = engine.start(bundle("sleep", "100").path, f"a{os.getpid()}")
+    names = {f"pyrunc-{os.getpid()}-old": False, f"pyrunc-{os.getpid()}-new": True, f"{os.getpid()}-other": True}
+    for name in names:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(SOCKETS / name))
+        if not name.endswith("new"):
+            os.utime(SOCKETS / name, (0, 0))
+    try:
+        os.kill(first.pid, signal.SIGTERM)
+        first.wait_until_gone()
+        assert {name: (SOCKETS / name).exists() for name in names} == names
+    finally:
+        for name in names:
+            (SOCKETS / name).unlink(missing_ok=True)
+
+
 def test_generations(engine: Engine, bundle: MakeBundle) -> None:
     """One forks the next and ends, over and over: each works, and after a number of them a new one begins."""
     one = engine.start(bundle("true").path, f"g{os.getpid()}-0")

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,18 @@ def test_output_to_a_file_and_to_a_logger(shim: Callable[..., Shim], scratch: Pa
     other.call("Delete", id=other.id)
     read = [Path(f"{logger}.{end}").read_text() for end in ("env", "out", "err")]
     assert read == [f"a b c d  {other.id} test\n", "out\n", "err\n"]
+
+
+def test_a_log_that_cannot_be_written(shim: Callable[..., Shim], scratch: Path) -> None:
+    """It is lost, and the shim says so once for each stream; the program sees nothing of it."""
+    (scratch / "full").symlink_to("/dev/full")
+    one = shim("sh", "-c", "for n in 1 2 3; do echo out && echo err >&2 || exit 9; sleep 0.1; done; exit 5")
+    one.create(stdout=f"file://{scratch}/full", stderr=f"file://{scratch}/full")
+    one.call("Start", id=one.id)
+    assert one.wait() == 5
+    one.call("Delete", id=one.id)
+    words = f"write file://{scratch}/full: no space left on device, output after 0 bytes is lost"
+    assert one.messages().count(words) == 2
 
 
 def test_a_logger_that_is_not_there(shim: Callable[..., Shim], scratch: Path) -> None:
@@ -453,6 +466,31 @@ def test_containerd_restarts(shim: Callable[..., Shim], engine: Engine) -> None:
     assert engine.topics(container_id=one.id)[-2:] == ["/tasks/exit", "/tasks/exit"]
     other.call("Delete", id=one.id)
     engine.wait_for("/tasks/delete")
+    other.call("Shutdown", id=one.id)
+    one.wait_until_gone()
+    other.close()
+
+
+def test_a_create_whose_caller_is_gone_is_undone(shim: Callable[..., Shim], engine: Engine, scratch: Path) -> None:
+    """containerd was killed, and its client told that there is no container: the next containerd could not remove it either."""
+    begun, go = scratch / "begun", scratch / "go"
+    script = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done"
+    one = shim("sleep", "100", hooks={"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]})
+    with ThreadPoolExecutor() as pool:
+        creating = pool.submit(one.create)
+        while not begun.exists():
+            assert not creating.done(), creating.result()
+            time.sleep(0.01)
+        one.client.close()
+        go.touch()
+        with pytest.raises(ConnectionError):
+            creating.result(30)
+    engine.wait_for("/tasks/delete", container_id=one.id)
+    assert engine.topics(container_id=one.id) == ["/tasks/create", "/tasks/exit", "/tasks/delete"]
+    other = Client(one.path)
+    with pytest.raises(Refused, match="was not created here"):
+        other.call("State", id=one.id)
+    assert not list((engine.place / "root/test").glob("[!:]*"))
     other.call("Shutdown", id=one.id)
     one.wait_until_gone()
     other.close()

@@ -64,6 +64,7 @@ SUITES = (
     Suite("tester", ("tests/cli",), user="tester", quick=QUICK_USER, limit_s=2700),
     Suite("podman", ("tests/engines/test_podman*.py", "tests/engines/test_buildah.py")),
     Suite("kernel", ("tests/kernel",), quick=("tests/kernel/test_cgroups_v2.py",)),
+    Suite("tester-podman", ("tests/engines/test_podman_user.py",), user="tester", limit_s=2700),
     Suite("tester-systemd", (*QUICK, *QUICK_USER), user="tester", manager="systemd"),
     Suite("loner", QUICK_USER, user="loner"),
     Suite("conformance", ("conformance",)),

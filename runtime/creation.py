@@ -84,7 +84,8 @@ class Made:
         assert self.launch is not None
         oom_kills = making.cgroup.oom_kills()
         self.launch.serve()
-        for warning in (*making.plan.warnings, *self.launch.warnings):
+        # the plan has those that were known before it was carried out
+        for warning in dict.fromkeys((*making.plan.warnings, *making.cgroup.warnings, *self.launch.warnings)):
             making.ctx.warn(warning)
         if not self.is_ready:
             raise self._how_init_died(oom_kills)

@@ -112,15 +112,10 @@ class Joining:
             launch.serve()
             if not self.is_ready:
                 raise self._how_it_died(launch)
-        except BaseException as error:
+        except BaseException:
             if not self.is_detached:
                 foreground.settle()
             launch.destroy()
-            if isinstance(error, KernelError) and error.errno == 1 and self.entry.status()[0] == status.CREATED:
-                # setns asks for the right to look into init, which is undumpable until it is the program (CVE-2016-9962)
-                error.hint = (
-                    error.hint or "without root, a container can be entered only once it was started: start it first"
-                )
             raise
         for warning in (*self.plan.warnings, *launch.warnings):
             self.ctx.warn(warning)

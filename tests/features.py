@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import pwd
 import re
 import shutil
 import signal
@@ -136,6 +137,11 @@ def _own_cgroups() -> bool:
     return os.geteuid() == 0 or all(os.access(path, os.W_OK) for path in (folder, f"{folder}/cgroup.procs"))
 
 
+def _subordinate_ids() -> bool:
+    """Whether the user has some; root makes one who has."""
+    return os.geteuid() == 0 or f"{pwd.getpwuid(os.geteuid()).pw_name}:" in text("/etc/subuid")
+
+
 def _makes(*command: str) -> bool:
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -191,6 +197,9 @@ def _links(pid: int) -> list[str]:
 FEATURES: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
     "own-cgroups": _own_cgroups,
+    # an ordinary user who runs the tests has none
+    "no-subordinate-ids": lambda: not _subordinate_ids(),
+    "subordinate-ids": _subordinate_ids,
     # for what a user is refused: root makes one who was given nothing
     "no-delegation": lambda: os.geteuid() == 0 or not _own_cgroups(),
     "cap-sys-resource": lambda: _capability(24),

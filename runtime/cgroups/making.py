@@ -4,7 +4,7 @@ mkdir          make the cgroup, and what is missing above it
 write          write a value to a file
 write-either   write to the first of two files that is there (`a|b`), each with a value of its own
 write?missing  write, unless the kernel has no such file
-write?denied   write, or warn that we may not (without root)
+write?denied   write, unless we may not: device rules of a user, who has the same access without them
 cpuset         v2: write CPUs or memory nodes, and see that the cgroup has got them
 inherit        v1 cpuset: take CPUs and memory nodes over from the cgroup above where there are none
 enable         v2: let the cgroups below have controllers, as far as the cgroup has them itself
@@ -192,7 +192,6 @@ def _write_if_allowed(cgroup: Cgroup, target: str, value: str) -> None:
     except OSError as error:
         if error.errno not in (EPERM, EACCES):
             raise cgroup.why(target, value, error) from None
-        cgroup.warnings.append(f'write "{value}" to {target}: not permitted without root, ignoring')
 
 
 def _cpuset(cgroup: Cgroup, target: str, value: str) -> None:
@@ -265,7 +264,6 @@ def _devices_if_allowed(cgroup: Cgroup, target: str, value: str) -> None:
     except CgroupError as error:
         if error.record.get("errno") not in (EPERM, EACCES):
             raise
-        cgroup.warnings.append(f"{error}, ignoring")
 
 
 def _delegate(cgroup: Cgroup, target: str, value: str) -> None:

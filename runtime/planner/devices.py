@@ -54,7 +54,7 @@ def devices(request: Request, plan: Plan) -> Iterator[Op]:
             continue
         about = f"make device {path}"
         if is_bound:
-            yield from _bind(path, about, "")
+            yield from _bind(path, about)
         else:
             yield Op(
                 "mknod",
@@ -82,14 +82,14 @@ def _device(device: dict[str, Any], where: str, is_bound: bool) -> Iterator[Op]:
     kind = _KINDS.get(device["type"])
     if kind is None:
         raise ConfigError(f"{where}/type", f'no type of device is called "{device["type"]}"')
-    if is_bound and kind != linux.S_IFIFO:
-        yield from _bind(path, about, where)
-        return
     number = 0
     if kind != linux.S_IFIFO:
         if "major" not in device or "minor" not in device:
             raise ConfigError(where, "major and minor are required", clause="config-linux.md#devices")
         number = linux.makedev(device["major"], device["minor"])
+        if is_bound:
+            yield from _bind(path, about, where, kind, number)
+            return
     mode = device.get("fileMode")
     yield Op(
         "mknod",
@@ -104,8 +104,11 @@ def _device(device: dict[str, Any], where: str, is_bound: bool) -> Iterator[Op]:
     )
 
 
-def _bind(path: str, about: str, where: str) -> Iterator[Op]:
+def _bind(path: str, about: str, where: str = "", kind: int = 0, number: int = 0) -> Iterator[Op]:
     about += " (bound from the host)"
     yield Op("open-tree", path, r0="tree", a=linux.OPEN_TREE_CLONE, about=about, where=where)
+    if kind:
+        # the path is the container's: what the host has there may be another device, or a file
+        yield Op("check-device", r0="tree", a=kind, b=number, about=about, where=where)
     yield Op("mountpoint", path, r0="at", r1="rootfs", r2="tree", about=about, where=where)
     yield Op("move-mount", r0="tree", r1="at", about=about, where=where)

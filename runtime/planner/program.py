@@ -6,8 +6,9 @@ are dropped, and the rest of our own system calls run under it; with it, it come
 
 from __future__ import annotations
 
-from runtime import wire
+from runtime import linux, wire
 from runtime.plan import Op
+from runtime.planner import namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,8 +88,13 @@ def find(request: Request, plan: Plan) -> Iterator[Op]:
 
 def wait_for_start(request: Request, plan: Plan) -> Iterator[Op]:
     """Sleep until `start`; failures go to the status FIFO from now on."""
-    if request.wait_for_start:
-        yield Op("fifo", r0="go", r1="status", about="wait for start")
+    if not request.wait_for_start:
+        return
+    if request.host.euid != 0 and namespaces.get(request).has_user:
+        # setns(2) asks for the right to look into init, and what is undumpable only root may look into: `exec` would be refused.
+        # Not before here, where nothing of the host's is held any more and every privilege is gone (CVE-2016-9962).
+        yield Op("prctl", a=linux.PR_SET_DUMPABLE, b=1, about="become dumpable")
+    yield Op("fifo", r0="go", r1="status", about="wait for start")
 
 
 def execute(request: Request, plan: Plan) -> Iterator[Op]:

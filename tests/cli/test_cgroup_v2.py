@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import hierarchies
+import mkrootfs
 import pytest
+from features import cgroup_parent
 
 pytestmark = pytest.mark.requires("cgroup-v2")
 
@@ -75,7 +77,7 @@ def test_exec_beside_a_manager_of_services(managed, pyrunc):
 
 
 def test_delete_by_force_with_cgroups_below(managed, pyrunc, gone):
-    box = managed(lambda c: c["linux"]["namespaces"].remove({"type": "pid"}))
+    box = managed(lambda c: mkrootfs.leave_out(c, "pid"))
     pids = pyrunc("ps", "--format", "json", box.id).json()
     assert len(pids) == 2
     pyrunc("delete", "--force", box.id)
@@ -84,7 +86,7 @@ def test_delete_by_force_with_cgroups_below(managed, pyrunc, gone):
 
 
 def test_exec_without_a_pid_namespace_beside_a_manager_of_services(managed):
-    box = managed(lambda c: c["linux"]["namespaces"].remove({"type": "pid"}))
+    box = managed(lambda c: mkrootfs.leave_out(c, "pid"))
     assert box.exec("/bin/cat", "/proc/self/cgroup").out == "0::/init.scope\n"
 
 
@@ -111,6 +113,7 @@ def test_threads_in_cgroups_of_their_own(running, pyrunc, until):
 
 
 @pytest.mark.parametrize("kind", ["cgroup", "cgroup2"])
+@pytest.mark.requires("root")
 def test_the_hosts_mount_keeps_its_options(pyrunc, make, kind):
     """Mounted anew in the host's cgroup namespace, cgroup2 would take the new mount's options for all of its mounts."""
 
@@ -145,6 +148,7 @@ def owners(box):
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.requires("root")
 def test_the_containers_user_owns_its_cgroup(running, uid):
     def edit(config):
         writable(config)
@@ -177,6 +181,7 @@ def test_the_containers_user_owns_its_cgroup(running, uid):
     ],
     ids=["read-only", "not-mounted", "hosts-namespace"],
 )
+@pytest.mark.requires("root")
 def test_nobody_owns_what_cannot_be_written(running, edit):
     """config-linux.md, cgroup ownership."""
 
@@ -198,6 +203,25 @@ def test_a_limit_of_memory_is_told_by_name(pyrunc, make):
     assert not own(made).exists()
 
 
+@pytest.mark.requires("own-cgroups", "two-cpus")
+def test_what_is_found_out_late_is_warned_about(pyrunc, make):
+    """That the cgroup above has fewer processors is known once the cgroup has got those that it could get."""
+    pyrunc.options = []
+    path = f"{cgroup_parent()}/pyrunc-test/{pyrunc.id('above')}"
+    edit = {"cgroupsPath": f"{path}/box", "resources": {"cpu": {"cpus": "0-1"}}}
+    made = make(lambda c: c["linux"].update(edit), "/bin/true")
+    above = hierarchies.place(path, "")
+    above.mkdir(parents=True)
+    for folder in (above.parents[1], above.parent):
+        (folder / "cgroup.subtree_control").write_text("+cpuset")
+    (above / "cpuset.cpus").write_text("0")
+    pyrunc("--log", made.path / "log", "run", "-b", made, pyrunc.id())
+    above.rmdir()
+    (line,) = (made.path / "log").read_text().splitlines()
+    assert "level=warning" in line and "cpuset.cpus: 1 cannot be had from the cgroup above, ignoring" in line
+
+
+@pytest.mark.requires("root")
 def test_devices_of_a_container_in_a_container(running, pyrunc):
     """Rules of the cgroup above hold below as well."""
     rules = [

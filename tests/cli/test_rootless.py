@@ -192,6 +192,20 @@ def test_terminal_in_the_foreground(rootless, own, read_until):
     os.close(master)
 
 
+def test_console(rootless, own, read_until):
+    """/dev/console is the terminal, of the container's root."""
+    made = own(None, "/bin/sh", "-c", "stat -c '%u %t' /dev/console; echo said >/dev/console; read x")
+    made.config["process"]["terminal"] = True
+    made.write()
+    master, slave = pty.openpty()
+    command = rootless.popen("run", "-b", made, rootless.id(), stdin=slave, stdout=slave, stderr=slave)
+    assert "0 88" in read_until(master, b"said\r\n").decode()
+    os.write(master, b"\r")
+    assert command.wait(20) == 0
+    os.close(slave)
+    os.close(master)
+
+
 def test_terminal_of_exec(rootless, own, receiver, read_until):
     made, id_ = own(None, "/bin/probe", "sleep", "1000"), rootless.id()
     rootless("run", "-d", "-b", made, id_)
@@ -261,6 +275,14 @@ def test_device_that_the_host_does_not_have(refused):
     refused(edit, "/dev/no-such-device", "bound from the host", "no such file or directory")
 
 
+@pytest.mark.differs("it binds whatever is there")
+@pytest.mark.parametrize("path, kind, minor", [("/dev/zero", "c", 3), ("/dev/null", "b", 3), ("/etc/passwd", "c", 3)])
+def test_device_that_is_another_one_on_the_host(refused, path, kind, minor):
+    """The path is where the container wants it; what the host has there is looked at before it is bound."""
+    entry = {"path": path, "type": kind, "major": 1, "minor": minor}
+    refused(lambda c: c["linux"].update(devices=[entry]), f"make device {path}", "no such device")
+
+
 def test_hooks(rootless, own, user, scratch):
     """They run as the user, the ones of the container as its root."""
     out = scratch / "out"
@@ -298,7 +320,8 @@ def test_what_a_user_cannot_have(refused, edit, words):
 def test_device_rules_are_no_limit(rootless, own):
     """Every configuration has them, and they keep nobody from what he has anyway."""
     made = own(lambda c: c["linux"].update(resources={"devices": [{"allow": False, "access": "rwm"}]}))
-    rootless("run", "-b", made, rootless.id())
+    rootless("--log", made.path / "log", "run", "-b", made, rootless.id())
+    assert not (made.path / "log").exists(), "nothing to warn of either"
 
 
 @pytest.mark.requires("idmapped-mount")
@@ -439,9 +462,13 @@ NESTED = {
     "many ids": ["unshare", "-U", "--map-auto", "--map-root-user"],
     "many ids, own mounts": ["unshare", "-Um", "--map-auto", "--map-root-user"],
 }
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.requires("subordinate-ids")] if "--map-auto" in NESTED[kind] else [])
+    for kind in NESTED
+]
 
 
-@pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_root_of_a_user_namespace(rootless, own, user, kind):
     made = own(without_user_namespace, "/bin/probe", "report")
     rootless.inside = NESTED[kind]
@@ -467,6 +494,7 @@ def test_groups_where_somebody_has_denied_them(rootless, own):
     assert "additionalGids" in error and "setgroups is denied" in error
 
 
+@pytest.mark.requires("subordinate-ids")
 def test_life_in_one_user_namespace(rootless, own, user):
     """Every command from within the same namespace, as an engine without root gives them."""
     made, id_ = own(without_user_namespace, "/bin/probe", "sleep", "1000"), rootless.id()
@@ -485,7 +513,7 @@ def test_life_in_one_user_namespace(rootless, own, user):
 
 
 @pytest.mark.differs("it cannot reach the mounts")
-@pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_user_namespace_in_a_user_namespace(rootless, own, user, kind):
     outer = 1000 if kind.startswith("many") else 0
     made = own(mapping((0, outer, 1)), "/bin/probe", "report")
@@ -497,6 +525,7 @@ def test_user_namespace_in_a_user_namespace(rootless, own, user, kind):
     assert set(found["uid"].values()) == {0}
 
 
+@pytest.mark.requires("subordinate-ids")
 def test_bind_that_only_the_outer_root_can_reach(rootless, own, user, scratch):
     secret = scratch / "secret"
     secret.mkdir(mode=0o700)
@@ -510,6 +539,7 @@ def test_bind_that_only_the_outer_root_can_reach(rootless, own, user, scratch):
 
 
 @pytest.mark.differs("it says that a tool is missing")
+@pytest.mark.requires("subordinate-ids")
 def test_ids_that_the_outer_namespace_does_not_have(rootless, own):
     made = own(mapping((0, 100000, 1)))
     rootless.inside = NESTED["many ids"]

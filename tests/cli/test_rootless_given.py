@@ -99,6 +99,22 @@ def test_no_subordinate_ids(rootless, error, user, scratch):
     assert "newgidmap" in found and f"/etc/subgid gives {user.name} 1000000000-1000065535" in found
 
 
+@pytest.mark.requires("no-subordinate-ids")
+def test_a_user_without_subordinate_ids(rootless, error, own, user):
+    """More than the one id of his own needs a line of root's; the tools that have none find the one that nobody has."""
+
+    def edit(config):
+        for key, first in (("uidMappings", user.uid), ("gidMappings", user.gid)):
+            rows = [(0, first, 1), (1, 300000, 65536)]
+            config["linux"][key] = [{"containerID": a, "hostID": b, "size": c} for a, b, c in rows]
+
+    found = error(edit)
+    assert f"/etc/subuid has nothing for {user.name}: add as root the line {user.name}:300000:65536" in found
+    asked = {one["id"]: one for one in rootless("doctor", "--json", status=None).json()}
+    assert asked["rootless.subuid"]["severity"] != "ok" and user.name in json.dumps(asked["rootless.subuid"])
+    assert rootless("run", "-b", own(None, "/bin/id", "-u"), rootless.id()).out == "0\n"
+
+
 @pytest.mark.requires("root")
 def test_subordinate_ids_by_number_and_in_parts(rootless, own, user, scratch):
     text = f"{user.uid}:{user.first}:10\n{user.name}:{user.first + 100}:50\n"
@@ -302,12 +318,24 @@ def test_a_container_in_a_container(rootless, own, program, is_whole):
         assert "parts of /proc are covered" in done.err
 
 
-def test_processes_of_a_created_container(rootless, own):
-    """Its init may not be looked into before it is the program: only root could join it."""
-    made, id_ = own(None, "/bin/probe", "sleep", "1000"), rootless.id()
+@pytest.mark.parametrize("uid", [0, 1000], ids=["root", "user"])
+def test_exec_before_the_start(rootless, own, user, uid):
+    """Its init sleeps in all that the program will have, and holds nothing more that a process in there could want."""
+
+    def edit(config):
+        many(user)(config)
+        config["process"]["user"] = {"uid": uid, "gid": uid}
+
+    made, id_ = own(edit, "/bin/probe", "sleep", "1000"), rootless.id()
     rootless("create", "-b", made, id_)
-    found = rootless.fails("exec", id_, "/bin/true", status=255)
-    assert "start it first" in found
+    pid = rootless.pid(id_)
+    found = rootless("exec", id_, "/bin/probe", "report").json()
+    kinds = ("user", "pid", "ipc", "uts", "mnt")
+    assert [found["namespaces"][kind] for kind in kinds] == [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds]
+    assert set(found["uid"].values()) == {uid}
+    opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if int(path.name) > 2]
+    assert sorted(map(os.path.basename, opened)) == ["exec.fifo", "exec.status"]
+    assert rootless.state(id_)["status"] == "created"
     rootless("start", id_)
     rootless("exec", id_, "/bin/true")
 

@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,6 +225,8 @@ def docker(name: str, layer: bytes, config: bytes) -> bytes:
 def _cached(short: str, files: Any, settings: dict[str, Any]) -> Image:
     """The archives of an image, written once for all the workers of a run."""
     place = BUILD / "images"
+    if BUILD.exists() and not os.access(BUILD, os.W_OK):
+        place = Path(tempfile.gettempdir()) / f"pyrunc-images-{os.geteuid()}"  # the tree is somebody else's
     place.mkdir(parents=True, exist_ok=True)
     name = f"localhost/{short}:latest"
     with (place / ".lock").open("w") as lock:

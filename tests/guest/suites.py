@@ -70,6 +70,7 @@ SUITES = (
     Suite("shim", ("tests/shim",)),
     Suite("shim-systemd", ("tests/shim",), manager="systemd"),
     Suite("tester-systemd", (*QUICK_SYSTEMD, *QUICK_USER), user="tester", manager="systemd"),
+    Suite("tester-podman", ("tests/engines/test_podman_user.py",), user="tester", limit_s=2700),
     Suite("loner", QUICK_USER, user="loner"),
     Suite("conformance", ("conformance",)),
     Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy"), limit_s=1800),

@@ -31,10 +31,10 @@ _QUIET = frozenset(
     """
     access arch_prctl brk clock_gettime clock_nanosleep close close_range dup dup2 dup3 epoll_create1 eventfd2 exit exit_group faccessat
     faccessat2 flock fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpid getppid getrandom getresgid getresuid
-    getrlimit getsockopt gettid getuid lseek lstat madvise memfd_create mprotect mremap munmap nanosleep newfstatat pidfd_open pipe pipe2
-    poll ppoll pread64 pselect6 read readlink readlinkat recvfrom recvmsg restart_syscall rseq rt_sigaction rt_sigprocmask rt_sigreturn
-    rt_sigtimedwait sched_getaffinity sched_yield set_robust_list set_tid_address setsockopt sigaltstack socketpair stat statfs statx
-    sysinfo uname wait4 waitid
+    getrlimit getsockopt gettid gettimeofday getuid lseek lstat madvise memfd_create mprotect mremap munmap nanosleep newfstatat
+    pidfd_open pipe pipe2 poll ppoll pread64 pselect6 read readlink readlinkat recvfrom recvmsg restart_syscall rseq rt_sigaction
+    rt_sigprocmask rt_sigreturn rt_sigtimedwait sched_getaffinity sched_yield set_robust_list set_tid_address setsockopt sigaltstack
+    socketpair stat statfs statx sysinfo time uname wait4 waitid
     """.split()
 )
 #: nothing was done, and the same call follows

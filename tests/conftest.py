@@ -234,6 +234,8 @@ class Command:
         self.options: list[str] = [*cgroup_places.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        if os.geteuid() and "XDG_RUNTIME_DIR" in os.environ:
+            self.env["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]  # where the user's systemd is
 
     def id(self, name: str = "c") -> str:
         """A container id that no other test uses."""

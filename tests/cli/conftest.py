@@ -191,6 +191,8 @@ def holder(pyrunc: Any) -> Iterator[Callable[..., int]]:
     held: list[subprocess.Popen[bytes]] = []
 
     def hold(*flags: str) -> int:
+        if os.geteuid():
+            flags = ("-U", "--map-root-user", *flags)
         # `echo` says that unshare has done its work; `cat` waits for the end of its input
         child = subprocess.Popen(
             ["unshare", *flags, "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

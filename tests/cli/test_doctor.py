@@ -87,6 +87,7 @@ def test_nothing_is_changed(doctor: Callable[..., Findings], pyrunc: Any) -> Non
     assert not pyrunc.root.exists(), "not even the state directory is made"
 
 
+@pytest.mark.requires("root")
 def test_missing_capabilities_are_named(doctor: Callable[..., Findings], pyrunc: Any) -> None:
     argv = pyrunc.argv
     pyrunc.argv = lambda *args: ["setpriv", "--bounding-set=-sys_admin,-mknod", "--", *argv(*args)]

@@ -228,7 +228,8 @@ def test_no_program(pyrunc, running):
 
 def test_sees_the_mounts_of_now(pyrunc, running):
     box = running()
-    subprocess.run(["nsenter", "-t", str(box.pid), "-m", "mount", "-t", "tmpfs", "x", "/mnt"], check=True)
+    privileged = ["-U", "--preserve-credentials"] if os.geteuid() else []
+    subprocess.run(["nsenter", "-t", str(box.pid), *privileged, "-m", "mount", "-t", "tmpfs", "x", "/mnt"], check=True)
     assert "/mnt" in [mount["point"] for mount in box.report()["mounts"]]
 
 
@@ -252,6 +253,7 @@ def test_join_a_cgroup_below_the_containers(pyrunc, running):
         (box.cgroup("pids") / "sub").rmdir()
 
 
+@pytest.mark.requires("root")
 def test_joins_a_user_namespace(pyrunc, running):
     def edit(config):
         config["linux"]["namespaces"].append({"type": "user"})
@@ -271,6 +273,8 @@ def test_joins_shared_and_given_namespaces(pyrunc, running, holder):
         for entry in config["linux"]["namespaces"]:
             if entry["type"] in ("network", "ipc"):
                 entry["path"] = f"/proc/{pid}/ns/{entry['type'][:3]}"
+            if entry["type"] == "user":
+                entry["path"] = f"/proc/{pid}/ns/user"
         config["linux"]["namespaces"].remove({"type": "uts"})
         config.pop("hostname")
 

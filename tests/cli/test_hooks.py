@@ -134,6 +134,7 @@ def test_root_directory(pyrunc, hooked, log):
     assert "/bin/probe\n" not in (log / "createRuntime").read_text()
 
 
+@pytest.mark.requires("root")
 def test_mounts_made_by_a_hook_are_the_containers(pyrunc, hooked, log):
     """What nvidia's and other hooks do: enter the namespace of the pid on stdin, mount into the rootfs."""
     made = hooked({}, "/bin/cat", "/mnt/hello")

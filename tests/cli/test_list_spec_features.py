@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 # -- list ----------------------------------------------------------------------------------------------------------------
 
+USER = pwd.getpwuid(os.geteuid()).pw_name
 HEADER = "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n"
 
 
@@ -31,10 +33,10 @@ def test_containers_are_listed(pyrunc, bundle) -> None:
     pyrunc("run", "-d", "-b", made, running)
     rows = {row.split()[0]: row.split() for row in pyrunc("list").out.splitlines()[1:]}
     assert {id_: row[2] for id_, row in rows.items()} == {created: "created", running: "running"}
-    assert rows[running][1] == str(pyrunc.pid(running)) and rows[running][3] == str(made) and rows[running][5] == "root"
+    assert rows[running][1] == str(pyrunc.pid(running)) and rows[running][3] == str(made) and rows[running][5] == USER
     found = {entry["id"]: entry for entry in pyrunc("list", "-f", "json").json()}
     state = pyrunc.state(running)
-    assert found[running] == {**state, "owner": "root"}
+    assert found[running] == {**state, "owner": USER}
     assert pyrunc("list", "-q").out.split() == sorted([created, running])
     for id_ in (created, running):
         pid = pyrunc.pid(id_)
@@ -87,6 +89,7 @@ def test_state_is_one_object_and_nothing_else(pyrunc, bundle) -> None:
 # -- ps ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("boot-time")
 def test_processes(pyrunc, bundle) -> None:
     made = bundle("/bin/sh", "-c", "sleep 100 & wait")
     id_ = pyrunc.id()
@@ -145,6 +148,7 @@ def test_spec_writes_to_the_bundle_and_over_nothing(pyrunc, scratch: Path) -> No
     assert "no such file" in pyrunc.fails("spec", "-b", scratch / "nowhere")
 
 
+@pytest.mark.requires("root")
 def test_what_spec_writes_is_valid_and_has_a_plan(pyrunc, scratch: Path) -> None:
     config = written(pyrunc, scratch / "b")
     pyrunc("validate", scratch / "b")

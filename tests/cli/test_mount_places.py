@@ -28,6 +28,7 @@ def both(*edits):
 # -- sources -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("root")
 def test_files_sockets_fifos_and_devices(each, scratch):
     (scratch / "file").write_text("text")
     os.mkfifo(scratch / "fifo")

@@ -60,7 +60,7 @@ def tree(scratch):
     ],
     ids=lambda words: ",".join(words) if words else "none",
 )
-@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+@pytest.mark.parametrize("kind", ["tmpfs", pytest.param("bind", marks=pytest.mark.requires("root"))])
 def test_attributes(report, mount_of, scratch, kind, options, has, has_not):
     if kind == "bind":
         # of a mount whose attributes are the kernel's own; an option that is not given leaves the source's
@@ -80,6 +80,7 @@ def test_attributes(report, mount_of, scratch, kind, options, has, has_not):
         pytest.param([], id="kept"),
     ],
 )
+@pytest.mark.requires("root")
 def test_a_bind_has_the_attributes_of_its_source_unless_told_otherwise(report, mount_of, scratch, clearing):
     source = scratch / "source"
     source.mkdir()
@@ -89,6 +90,7 @@ def test_a_bind_has_the_attributes_of_its_source_unless_told_otherwise(report, m
     assert left == ({"noatime"} if clearing else {"nosuid", "nodev", "noexec", "noatime"})
 
 
+@pytest.mark.requires("root")
 def test_attributes_have_their_effect(each, scratch):
     (scratch / "file").write_text("x")
     os.mknod(scratch / "null", 0o20666, os.makedev(1, 3))
@@ -114,6 +116,7 @@ def test_attributes_have_their_effect(each, scratch):
     assert (scratch / "file").read_text() == "changed"
 
 
+@pytest.mark.requires("root")
 def test_bind_and_rbind(report, tree):
     found = report(
         both(mount("/bind", tree, "bind"), mount("/rbind", tree, "rbind"), mount("/b2", tree, "bind", type="none"))
@@ -124,6 +127,7 @@ def test_bind_and_rbind(report, tree):
     assert "/b2" in points
 
 
+@pytest.mark.requires("root")
 def test_a_read_only_rbind_leaves_what_is_below_writable(each, report, mount_of, tree):
     found = report(mount("/t", tree, "rbind", "ro"))
     assert "ro" in mount_of(found, "/t")["options"] and "rw" in mount_of(found, "/t/sub")["options"]
@@ -140,6 +144,7 @@ def test_a_read_only_rbind_leaves_what_is_below_writable(each, report, mount_of,
         ("rnodiratime", "nodiratime"),
     ],
 )
+@pytest.mark.requires("root")
 def test_recursive_attributes(report, mount_of, tree, option, seen):
     found = report(mount("/t", tree, "rbind", option))
     assert seen in mount_of(found, "/t")["options"] and seen in mount_of(found, "/t/sub")["options"]
@@ -148,6 +153,7 @@ def test_recursive_attributes(report, mount_of, tree, option, seen):
     assert [seen in line[5].split(",") for line in own if line[4] == str(tree / "sub")] == [False]
 
 
+@pytest.mark.requires("root")
 def test_recursive_attributes_cleared(report, mount_of, tree):
     subprocess.run(["mount", "-o", "remount,bind,nosuid,noexec", str(tree / "sub")], check=True)
     found = report(mount("/t", tree, "rbind", "rsuid", "rro"))
@@ -166,6 +172,7 @@ def test_recursive_attributes_cleared(report, mount_of, tree):
         ("rshared", "shared:"),
     ],
 )
+@pytest.mark.requires("root")
 def test_propagation(report, mount_of, tree, option, pattern):
     subprocess.run(["mount", "--make-shared", str(tree / "sub")], check=True)
     found = report(
@@ -222,6 +229,7 @@ def test_tmpcopyup_keeps_the_mode(pyrunc, make):
     assert pyrunc("run", "-b", made, pyrunc.id()).json()["mode"] == "0711"
 
 
+@pytest.mark.requires("root")
 def test_tmpcopyup(pyrunc, make):
     made = make(
         mount("/copied", "tmpfs", "tmpcopyup", type="tmpfs"),
@@ -316,5 +324,6 @@ def test_idmapped_by_the_user_namespace(pyrunc, make, scratch):
 
 
 @pytest.mark.differs("it does not know idmapped mounts")
+@pytest.mark.requires("root")
 def test_idmap_without_mappings(refused, scratch):
     refused(mount("/t", scratch, "bind", "idmap"), "mappings")

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import mkrootfs
 import pytest
 
 #: type of config.json -> (file under /proc/PID/ns, flag of unshare(1))
@@ -21,29 +22,35 @@ TYPES = {
 MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
 
+IS_ROOT = os.geteuid() == 0
+
+
 def own(name):
     return os.readlink(f"/proc/self/ns/{name}")
 
 
 def without(*types):
-    def edit(config):
-        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] not in types]
-        if "uts" in types:
-            config.pop("hostname")
-
-    return edit
+    return lambda config: mkrootfs.leave_out(config, *types)
 
 
 def joining(kind, path):
     def edit(config):
-        without(kind)(config)
+        config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != kind]
         config["linux"]["namespaces"].append({"type": kind, "path": path})
+        if kind == "uts":
+            config.pop("hostname")
+        beside = f"{os.path.dirname(path)}/user"
+        if not IS_ROOT and os.path.exists(beside) and os.readlink(beside) != own("user"):
+            # a user joins what belongs to a user namespace of his, and that one first
+            without("user")(config)
+            config["linux"]["namespaces"].append({"type": "user", "path": beside})
 
     return edit
 
 
 def user(uid_map=None, gid_map=None):
     def edit(config):
+        without("user")(config)
         config["linux"]["namespaces"].append({"type": "user"})
         config["linux"]["uidMappings"] = uid_map or MAP
         config["linux"]["gidMappings"] = gid_map or uid_map or MAP
@@ -60,7 +67,7 @@ def test_new_ones(report):
     found = report()["namespaces"]
     for name, _ in TYPES.values():
         assert found[name] != own(name), name
-    assert found["user"] == own("user")
+    assert (found["user"] == own("user")) == IS_ROOT
     assert found["time"] in (own("time"), None)
 
 
@@ -94,6 +101,7 @@ def test_mount_namespace_joined_by_path(report, holder):
     assert found["root_readonly"] is False
 
 
+@pytest.mark.requires("root")
 def test_kept_by_a_bind_mount(pyrunc, report, holder, scratch):
     pid = holder("-n")
     (scratch / "netns").touch()
@@ -145,6 +153,7 @@ def test_loopback_works(pyrunc, make):
 # -- user namespaces ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("root")
 def test_user_namespace(pyrunc, make):
     made = make(user(), "/bin/probe", "report")
     open_to(made)
@@ -163,6 +172,7 @@ def test_user_namespace(pyrunc, make):
     assert [m["root"] for m in found["mounts"] if m["point"] == "/dev/null"] == ["/null"]
 
 
+@pytest.mark.requires("root")
 def test_user_namespace_with_a_user_and_groups(pyrunc, make):
     def edit(config):
         user()(config)
@@ -175,6 +185,7 @@ def test_user_namespace_with_a_user_and_groups(pyrunc, make):
     assert sorted(set(found["groups"]) - {50}) == [5, 6]
 
 
+@pytest.mark.requires("root")
 def test_several_mappings(pyrunc, make):
     uids = [
         {"containerID": 0, "hostID": 300000, "size": 10},
@@ -191,6 +202,7 @@ def test_several_mappings(pyrunc, make):
     ]
 
 
+@pytest.mark.requires("root")
 def test_files_made_belong_to_mapped_root(pyrunc, make):
     made = make(user(), "/bin/sh", "-c", "echo x >/file; chown 7:8 /file; mkdir /dir")
     open_to(made)
@@ -209,7 +221,7 @@ def test_unmapped_user_is_refused(refused):
 
 
 def test_user_namespace_without_mappings(refused):
-    refused(lambda c: c["linux"]["namespaces"].append({"type": "user"}))
+    refused(lambda c: [user()(c), c["linux"].pop("uidMappings"), c["linux"].pop("gidMappings")])
 
 
 @pytest.mark.parametrize(
@@ -224,6 +236,7 @@ def test_mappings_that_are_wrong(refused, mapping):
     refused(user(mapping))
 
 
+@pytest.mark.requires("root")
 def test_user_namespace_joined_by_path(pyrunc, make, holder):
     """With the mappings that somebody else has written."""
     pid = holder("-U", "--map-root-user")
@@ -239,6 +252,7 @@ def test_user_namespace_joined_by_path(pyrunc, make, holder):
     assert found["uid"]["effective"] == 0
 
 
+@pytest.mark.requires("root")
 def test_user_namespace_without_a_network_namespace_of_its_own(pyrunc, make):
     """sysfs of the host's network cannot be mounted in there; without one, it works."""
 
@@ -253,6 +267,7 @@ def test_user_namespace_without_a_network_namespace_of_its_own(pyrunc, make):
     assert found["namespaces"]["net"] == own("net")
 
 
+@pytest.mark.requires("root")
 def test_exit_status_and_kill_with_a_user_namespace(pyrunc, make):
     made, id_ = make(user(), "/bin/probe", "sleep", "1000"), pyrunc.id()
     open_to(made)
@@ -285,7 +300,7 @@ def test_time_offsets(report):
 
 
 @pytest.mark.differs("it does not know time namespaces")
-@pytest.mark.requires("time-namespace")
+@pytest.mark.requires("time-namespace", "root")
 def test_time_namespace_without_offsets_and_with_a_user_namespace(pyrunc, make):
     def edit(config):
         user()(config)
@@ -331,5 +346,7 @@ def test_nothing_of_the_host_is_mounted_inside(report):
     expected = {"/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/sys"}
     hidden = {"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"}
     readonly = {"/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-    assert set(points) <= expected | hidden | readonly
+    # a user makes no devices, his are bound
+    devices = set() if IS_ROOT else {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    assert set(points) <= expected | hidden | readonly | devices
     assert expected <= set(points)

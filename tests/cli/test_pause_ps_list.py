@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_list(pyrunc, make, running):
     assert set(found) == {box.id, pyrunc.id("two")}
     one = found[box.id]
     assert (one["status"], one["pid"], one["bundle"]) == ("running", box.pid, str(box.bundle.path))
-    assert one["annotations"] == {"a": "b"} and one["owner"] == "root"
+    assert one["annotations"] == {"a": "b"} and one["owner"] == pwd.getpwuid(os.geteuid()).pw_name
     assert found[pyrunc.id("two")]["status"] == "created"
     lines = pyrunc("list").out.splitlines()
     assert lines[0].split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]

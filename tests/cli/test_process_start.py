@@ -124,6 +124,7 @@ def test_interpreter_of_a_script_is_missing(pyrunc, make):
     assert "no such file or directory" in pyrunc.fails("run", "-b", made, pyrunc.id())
 
 
+@pytest.mark.requires("root")
 def test_program_that_only_the_user_may_execute(pyrunc, make):
     # with CAP_DAC_OVERRIDE, which the process itself still has when it executes the program, it would be nobody's business
     made = make(process(args=["/bin/own"], user={"uid": 1000, "gid": 1000}, capabilities={}))

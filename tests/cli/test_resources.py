@@ -180,6 +180,7 @@ def test_a_pids_limit_of_one_is_enough_to_start(pyrunc, make):
 NODES = ["mknod /dev/one c 1 14", "mknod /dev/two c 1 13"]
 
 
+@pytest.mark.requires("root")
 def test_devices_are_denied_by_default(each):
     found = each(
         resources(devices=[{"allow": False, "access": "rwm"}]),
@@ -190,12 +191,14 @@ def test_devices_are_denied_by_default(each):
     assert [answer["errno"] for answer in found] == [None, None, "EPERM", None, None, None, "EPERM"]
 
 
+@pytest.mark.requires("root")
 def test_no_rules_are_no_free_pass(each):
     """config-linux.md leaves the default to the runtime; every peer denies."""
     found = each(None, *NODES, "open /dev/one r")
     assert [answer["errno"] for answer in found] == [None, None, "EPERM"]
 
 
+@pytest.mark.requires("root")
 def test_devices_that_are_allowed(each):
     rules = [
         {"allow": False, "access": "rwm"},
@@ -231,6 +234,7 @@ def test_default_devices_stay_usable_whatever_the_rules(each):
     assert [answer["errno"] for answer in found] == [None] * 3
 
 
+@pytest.mark.requires("root")
 def test_all_devices_allowed(each):
     found = each(resources(devices=[{"allow": True, "access": "rwm"}]), *NODES, "open /dev/one r", "open /dev/two w")
     assert [answer["errno"] for answer in found] == [None, None, "ENXIO", "ENXIO"]

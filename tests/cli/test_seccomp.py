@@ -7,6 +7,7 @@ import json
 import os
 import socket
 
+import mkrootfs
 import pytest
 
 pytestmark = pytest.mark.requires("x86-64")
@@ -84,7 +85,7 @@ def test_other_deadly_actions(pyrunc, make, action):
     # without a pid namespace: the first process of one ignores a signal that it has no handler for
     def edit(config):
         seccomp("SCMP_ACT_ALLOW", rule("getpriority", action=action))(config)
-        config["linux"]["namespaces"].remove({"type": "pid"})
+        mkrootfs.leave_out(config, "pid")
 
     pyrunc("run", "-b", make(edit, "/bin/probe", "syscall", str(GETPRIORITY)), pyrunc.id(), status=128 + 31)
 

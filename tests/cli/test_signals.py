@@ -8,13 +8,14 @@ import signal
 import subprocess
 from pathlib import Path
 
+import mkrootfs
 import pytest
 
 VERBS = pytest.mark.parametrize("verb", ["run", "exec"])
 
 
 def shared_pid(config):
-    config["linux"]["namespaces"].remove({"type": "pid"})
+    mkrootfs.leave_out(config, "pid")
 
 
 @pytest.fixture

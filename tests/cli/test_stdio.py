@@ -163,6 +163,12 @@ def test_success_is_silent(pyrunc, make):
     ):
         result = pyrunc(*words)
         assert (result.out, result.err) == ("", ""), words
-    for words in (["state", pyrunc.id("d")], ["list"], ["list", "-q"], ["ps", pyrunc.id("d")], ["features"]):
+    for words in (
+        ["state", pyrunc.id("d")],
+        ["list"],
+        ["list", "-q"],
+        ["ps", "-f", "json", pyrunc.id("d")],
+        ["features"],
+    ):
         result = pyrunc(*words)
         assert result.out and result.err == "", words

@@ -38,9 +38,6 @@ def scope(pyrunc, make, running):
     def edited(resources=None, path=":test:{}", name="box"):
         def edit(config):
             linux = config["linux"]
-            linux["namespaces"].append({"type": "user"})
-            linux["uidMappings"] = [{"containerID": 0, "hostID": os.getuid(), "size": 1}]
-            linux["gidMappings"] = [{"containerID": 0, "hostID": os.getgid(), "size": 1}]
             linux.update(resources=resources or {}, cgroupsPath=path.format(pyrunc.id(name)))
 
         return edit

@@ -88,6 +88,7 @@ def test_zero_leaves_alone(pyrunc, running):
     assert read(box, "pids.max") == "20"
 
 
+@pytest.mark.requires("root")
 def test_devices_are_not_touched(pyrunc, running):
     """containerd sends this rule along with whatever is to be changed."""
     box = running(
@@ -108,6 +109,7 @@ def test_devices_are_not_touched(pyrunc, running):
 
 @pytest.mark.requires("cgroup-v2")
 @pytest.mark.differs("it leaves them alone")
+@pytest.mark.requires("root")
 def test_devices_are_replaced_where_some_are_allowed(pyrunc, running):
     deny = {"allow": False, "access": "rwm"}
     one, two = ({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "r"} for minor in (14, 13))

@@ -10,6 +10,9 @@ import subprocess
 
 import pytest
 
+#: ids of others are mapped, and given files
+pytestmark = pytest.mark.requires("root")
+
 MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 FIRST = 100000
 

@@ -237,6 +237,7 @@ def small_root(pyrunc):
 @VERBS
 @pytest.mark.parametrize("options", ["size=4k", "size=8k", "nr_inodes=2", "nr_inodes=3", "nr_inodes=4", "nr_inodes=5"])
 @pytest.mark.differs("it leaves a directory that delete --force does not remove")
+@pytest.mark.requires("root")
 def test_state_directory_is_full(pyrunc, fails, bundle, small_root, verb, options):
     made, id_ = bundle("/bin/true"), pyrunc.id("wrong")
     small_root(options)
@@ -250,6 +251,7 @@ def test_state_directory_is_full(pyrunc, fails, bundle, small_root, verb, option
     assert os.listdir(pyrunc.root) == []
 
 
+@pytest.mark.requires("root")
 def test_state_directory_is_read_only(pyrunc, fails, bundle, small_root):
     small_root("ro")
     assert "read-only file system" in fails("create", bundle("/bin/true")).lower()

@@ -236,8 +236,8 @@ def test_killed_at_random(ctr: Ctr, victim: str) -> None:
         return _removed(ctr, ids[number]) and not ctr.running_words("exit 3") and not state.exists()
 
     def force(number: int) -> None:
-        ctr.lab.run(ctr.ctrd.runtime, "--root", root, "delete", "--force", ids[number])
-        for pid in ctr.running_words("exit 3"):
+        ctr.lab.run(ctr.ctrd.runtime, "--root", root, "delete", "--force", ids[number], status=None)
+        for pid in [*ctr.running_words("exit 3"), *called_with(ctr.lab, ids[number])]:
             ctr.lab.kill(pid, signal.SIGKILL)
 
     campaign = Campaign(ctr.lab, victim, start=start, victims=victims, remove=remove, force=force, restore=restore)
@@ -247,9 +247,11 @@ def test_killed_at_random(ctr: Ctr, victim: str) -> None:
     until(lambda: ctr.status(other) == "STOPPED", "the end of the other")
     assert ctr.exit_status(other) == 44
     ctr.clean()
-    left = Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in ctr.lab.left(ctr.before, ignoring=KEPT))
+    left = Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in ctr.lab.left(ctr.before, ignoring=KEPT, timeout=40))
     campaign.report(reach=ctr.reach, runtime=ctr.ctrd.runtime.name, left=left)
-    assert ctr.reach == "runc.v2" or not campaign.stuck
+    # ctr run --rm may still remove its container by the next containerd, which then has a task that nobody can name; with
+    # whichever shim: when that is killed all goes
+    assert ctr.reach == "runc.v2" or victim == "containerd" or not campaign.stuck
 
 
 def _victims(ctr: Ctr, id_: str, victim: str) -> Iterable[int]:

@@ -202,7 +202,7 @@ bench-guest: build ## the same in the guest, by themselves, with each maker of c
 	@cd $(HERE)/tests && $(PY) -c 'import bench; bench.mkpeak()'
 	@for driver in cgroupfs systemd; do \
 	$(PY) $(HERE)/tests/guest/guest.py --back $(BUILD) --env=RUNS=$(RUNS) --env=SCOPES=$(SCOPES) --env=CGROUP_MANAGER=$$driver -- \
-	    $(PY) $(HERE)/tests/bench.py --output /run/guest/back/bench-$$driver.json; done
+	    $(PY) $(HERE)/tests/bench.py --install --output /run/guest/back/bench-$$driver.json; done
 
 SECONDS ?= 60
 fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60

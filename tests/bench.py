@@ -54,6 +54,7 @@ def main() -> int:
     )
     parser.add_argument("--scopes", type=int, default=int(os.environ.get("SCOPES") or 0), metavar="N")
     parser.add_argument("--output", type=Path, default=ROOT / "build/bench.json", metavar="FILE")
+    parser.add_argument("--install", action="store_true", help="measure an installation on the disk of /tmp")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.inside:
@@ -79,6 +80,8 @@ def main() -> int:
     options = ["--systemd-cgroup"] if arguments.driver == "systemd" else []
     try:
         found = {name: path for name, path in find().items() if name not in arguments.without}
+        if arguments.install:
+            found[OURS] = install(place)
         runtimes = [Runtime(name, path, place, options) for name, path in found.items()]
         with scopes(arguments.scopes):
             bench = Bench(runtimes, place, arguments.runs, arguments.only)
@@ -131,6 +134,13 @@ def find() -> dict[str, str]:
         if not os.access(path, os.X_OK):
             raise SystemExit(f"{name}: {path} is not executable")
     return found
+
+
+def install(place: Path) -> str:
+    """As `make install` does: the guest sees the tree through its host, where each look at a file takes its time."""
+    words = ["--lib", place / "lib/pyrunc", "--bin", place / "bin", "--kernel", ROOT / "build/kernel"]
+    subprocess.run([sys.executable, "-I", ROOT / "stage.py", *words, "--interpreter", sys.executable], check=True)
+    return str(place / "bin/pyrunc")
 
 
 def docker_like(place: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Made:
             "has_process": making.process is not IDLE,
         }
         if making.rdt is not None:
-            self.saved["resctrl"] = making.rdt.made
+            self.saved |= {"resctrl": making.rdt.made, "resctrl_class": making.rdt.path}
 
     def refuse_used_cgroup(self) -> None:
         """Before it is written down as ours: an undo would kill whoever is in there."""

@@ -12,7 +12,7 @@ from runtime.errors import ConfigError, KernelError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from runtime.plan import Step
@@ -34,37 +34,37 @@ class Group:
                 pointer="/linux/intelRdt",
             )
         name = asked.get("closID") or ""
-        self._path = top if name == "/" else f"{top}/{name or id_}"
+        self.path = top if name == "/" else f"{top}/{name or id_}"
         self._lines = [line for line in (asked.get("l3CacheSchema"), asked.get("memBwSchema")) if line]
         more = asked.get("schemata") or []
         #: directories to be removed with the container, those below others first
         self.made: list[str] = []
         self.steps: list[Step] = []
-        if not os.path.isdir(self._path):
+        if not os.path.isdir(self.path):
             if name and not self._lines and not more:
-                raise _wrong("closID", f"{self._path} is not there, and nothing says what it should allow")
-            self.steps.append(("mkdir", self._path, ""))
+                raise _wrong("closID", f"{self.path} is not there, and nothing says what it should allow")
+            self.steps.append(("mkdir", self.path, ""))
         elif name:
             self._compare()
         if not name:
-            self.made.append(self._path)
+            self.made.append(self.path)
         # one line a write: the kernel takes or refuses it as a whole
-        self.steps += [("write", f"{self._path}/schemata", f"{line}\n") for line in (*self._lines, *more)]
-        self.steps.append(("write", f"{self._path}/tasks", "$PID"))
+        self.steps += [("write", f"{self.path}/schemata", f"{line}\n") for line in (*self._lines, *more)]
+        self.steps.append(("write", f"{self.path}/tasks", "$PID"))
         if asked.get("enableMonitoring"):
-            group = f"{self._path}/mon_groups/{id_}"
+            group = f"{self.path}/mon_groups/{id_}"
             self.made.insert(0, group)
             # after the class: to be counted in one of its groups a process must be in it
             self.steps += [("mkdir", group, ""), ("write", f"{group}/tasks", "$PID")]
 
     def _compare(self) -> None:
         """A class that is there already is somebody's: it must say what we would write (`schemata` may add to it)."""
-        found = set(_values(_read(f"{self._path}/schemata")))
+        found = set(_values(_read(f"{self.path}/schemata")))
         for line in self._lines:
             missing = [f"{kind}:{part}" for kind, part in _values(line) if (kind, part) not in found]
             if missing:
                 key = "memBwSchema" if line.startswith("MB:") else "l3CacheSchema"
-                raise _wrong(key, f"{self._path} is there and does not say {', '.join(missing)}")
+                raise _wrong(key, f"{self.path} is there and does not say {', '.join(missing)}")
 
 
 def make(path: str) -> None:
@@ -74,6 +74,29 @@ def make(path: str) -> None:
     except OSError as error:
         hint = "there are no more of them: the processor has only so many" if error.errno == 28 else ""
         raise KernelError(f"make resctrl group {path}", error.errno or 0, "/linux/intelRdt", hint=hint) from None
+
+
+def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
+    """Write lines to the schemata of a class, all or none; what is returned writes those that were there."""
+    try:
+        before = _read(f"{path}/schemata")
+    except OSError as error:
+        raise KernelError(f"read {path}/schemata", error.errno or 0) from None
+
+    def put_back() -> None:
+        for line in before.splitlines():
+            try:
+                _write(f"{path}/schemata", f"{line.strip()}\n")
+            except OSError:
+                pass  # a line that the kernel shows and does not take back, as of a cache in pseudo-locked mode
+
+    for line in lines:
+        try:
+            _write(f"{path}/schemata", f"{line}\n")
+        except OSError as error:
+            put_back()
+            raise KernelError(f"write {line!r} to {path}/schemata", error.errno or 0) from None
+    return put_back
 
 
 def remove(paths: Any) -> None:
@@ -104,6 +127,14 @@ def _read(path: str) -> str:
     finally:
         os.close(fd)
     return b"".join(out).decode("utf-8", "surrogateescape")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
 
 
 def _values(text: str) -> Iterator[tuple[str, str]]:

@@ -359,11 +359,11 @@ def resume(ctx: Context, id_: str) -> None:
         entry.close()
 
 
-def update(ctx: Context, id_: str, resources: dict[str, Any]) -> None:
-    """Change limits of the container: all that `resources` names, or none."""
+def update(ctx: Context, id_: str, resources: dict[str, Any], schemas: tuple[str, ...] = ()) -> None:
+    """Change limits of the container: all that `resources` names, and lines of its resctrl class, or none."""
     from runtime import updating
 
-    updating.update(ctx, id_, resources)
+    updating.update(ctx, id_, resources, schemas)
 
 
 def pids(ctx: Context, id_: str) -> list[int]:

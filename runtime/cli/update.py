@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from runtime import bundle, lifecycle
 from runtime.cli import context
-from runtime.errors import Unsupported, UsageError
+from runtime.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from runtime.cli.argv import Args
@@ -35,15 +36,24 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
 
 
 def run(args: Args) -> int:
-    lifecycle.update(context(args), args.id, resources(args))
+    lifecycle.update(context(args), args.id, resources(args), tuple(schemas(args)))
     return 0
+
+
+def schemas(args: Args) -> Iterator[str]:
+    """Lines for the container's class of resctrl: caches first, then bandwidth."""
+    for option, begin in (("l3_cache_schema", "L3:"), ("mem_bw_schema", "MB:")):
+        line = getattr(args, option)
+        if line and (not line.startswith(begin) or "\n" in line):
+            raise UsageError(
+                f'--{option.replace("_", "-")}: "{line}" is not one line that begins with {begin}', code="usage"
+            )
+        if line:
+            yield line
 
 
 def resources(args: Args) -> dict[str, Any]:
     """What shall be changed, as linux.resources words it and checked as in config.json."""
-    for option in ("l3_cache_schema", "mem_bw_schema"):
-        if getattr(args, option):
-            raise Unsupported(f"--{option.replace('_', '-')}: Intel RDT is not supported by this version")
     found: dict[str, dict[str, Any]] = {}
     for table, read in ((_NUMBERS, number), (_SIZES, size), (_TEXTS, text)):
         for name, (section, key) in table.items():

@@ -191,3 +191,24 @@ def test_monitoring_that_is_refused(mounted, created, refuses):
     refuses(host, *words, **gold)
     assert sum(change.startswith("mkdir") for change in host.changes()) == 3
     refuses(host, *words)  # a class of its own, of which there is no more either
+
+
+def test_update(mounted, created):
+    """Lines that the kernel refuses, and limits that it refuses, leave the class as it was."""
+    host = mounted()
+    id_, _ = created(host, l3CacheSchema="L3:0=f;1=f")
+    host.run("update", "--mem-bw-schema", "MB:0=30", "--l3-cache-schema", "L3:1=3", id_)
+    assert host.changes()[3:] == [f"write /{id_}/schemata L3:1=3", f"write /{id_}/schemata MB:0=30"]
+
+    def schemata():
+        words = ["nsenter", "-t", str(host.pid), "-m", "cat", str(host.place / id_ / "schemata")]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+    before = schemata()
+    assert before == ["L3:0=f;1=3", "MB:0=30;1=100"]
+    assert "invalid argument" in host.run(
+        "update", "--l3-cache-schema", "L3:0=1", "--mem-bw-schema", "MB:9=1", id_, status=1
+    )
+    assert schemata() == before
+    host.run("update", "--l3-cache-schema", "L3:0=1", "--cpuset-cpus", "4000", id_, status=1)
+    assert schemata() == before

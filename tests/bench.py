@@ -17,13 +17,11 @@ ratios: {peer: x}}}}, where a ratio is pyrunc's median over the peer's. Needs ro
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -42,6 +40,7 @@ CONTAINERS, WORKERS = 200, 4
 
 sys.path.append(str(ROOT / "tests/fixtures"))
 import mkrootfs  # noqa: E402 - found through the path above
+from bench_places import docker_like, install, mkpeak, scopes  # noqa: E402 - found through the path above
 
 
 def main() -> int:
@@ -83,7 +82,7 @@ def main() -> int:
         if arguments.install:
             found[OURS] = install(place)
         runtimes = [Runtime(name, path, place, options) for name, path in found.items()]
-        with scopes(arguments.scopes):
+        with scopes(arguments.scopes, progress):
             bench = Bench(runtimes, place, arguments.runs, arguments.only)
             bench.measure()
     finally:
@@ -94,30 +93,6 @@ def main() -> int:
     said = {"driver": arguments.driver, "scopes": arguments.scopes, "scenarios": report}
     arguments.output.write_text(json.dumps(said, indent=1) + "\n")
     return 0
-
-
-@contextlib.contextmanager
-def scopes(count: int) -> Iterator[None]:
-    """So many scopes of systemd, each with a process that sleeps."""
-    names, children = [], []
-    if count:
-        sys.path.append(str(ROOT))
-        from runtime.cgroups import systemd_bus
-
-        manager = systemd_bus.Manager(systemd_bus.system_addresses())
-    try:
-        for number in range(count):
-            children.append(os.posix_spawnp("sleep", ["sleep", "100000"], {"PATH": PATH}))
-            names.append(f"bench{os.getpid()}-other{number}.scope")
-            manager.start(
-                names[-1], [("PIDs", "au", children[-1:]), ("Slice", "s", "system.slice"), ("Delegate", "b", True)]
-            )
-            progress(f"scope {number + 1} of {count}")
-        yield
-    finally:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
 
 
 def find() -> dict[str, str]:
@@ -134,61 +109,6 @@ def find() -> dict[str, str]:
         if not os.access(path, os.X_OK):
             raise SystemExit(f"{name}: {path} is not executable")
     return found
-
-
-def install(place: Path) -> str:
-    """As `make install` does: the guest sees the tree through its host, where each look at a file takes its time."""
-    words = ["--lib", place / "lib/pyrunc", "--bin", place / "bin", "--kernel", ROOT / "build/kernel"]
-    subprocess.run([sys.executable, "-I", ROOT / "stage.py", *words, "--interpreter", sys.executable], check=True)
-    return str(place / "bin/pyrunc")
-
-
-def docker_like(place: Path) -> dict[str, Any]:
-    """The configuration that dockerd writes for a container with limits on memory, cpu and processes."""
-    config: dict[str, Any] = mkrootfs.config("/bin/true")
-    config["ociVersion"] = "1.0.2"  # Debian's crun refuses a newer one
-    config["process"]["noNewPrivileges"] = False
-    config["process"]["oomScoreAdj"] = 0
-    config["process"]["env"] += ["HOSTNAME=bench", "HOME=/root"]
-    options = ["nosuid", "noexec", "nodev"]
-    config["mounts"] += [
-        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": options},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", *options]},
-    ]
-    for name in ("resolv.conf", "hostname", "hosts"):
-        (place / name).write_text("127.0.0.1 localhost\n")
-        bind = {"type": "bind", "source": str(place / name), "options": ["rbind", "rprivate"]}
-        config["mounts"].append({"destination": f"/etc/{name}", **bind})
-    rule = {"allow": True, "access": "rwm"}
-    numbers = ((5, 1), (1, 3), (1, 9), (1, 8), (1, 5), (5, 0), (1, 7))
-    devices = [{**rule, "type": "c", "major": major, "minor": minor} for major, minor in numbers]
-    config["linux"] |= {
-        "maskedPaths": [
-            "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-            "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-            "/sys/devices/virtual/powercap",
-        ],
-        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"},
-        "resources": {
-            "devices": [{"allow": False, "access": "rwm"}, *devices],
-            "memory": {"limit": 256 << 20},
-            "cpu": {"shares": 1024, "quota": 200000, "period": 100000},
-            "pids": {"limit": 256},
-            "blockIO": {},
-        },
-        "seccomp": json.loads((ROOT / "tests/fixtures/seccomp/default.json").read_text()),
-    }  # fmt: skip
-    return config
-
-
-def mkpeak() -> Path:
-    """tests/fixtures/peak.c, compiled; the guest has no compiler and finds it there."""
-    source, made = ROOT / "tests/fixtures/peak.c", ROOT / "build/fixtures/peak"
-    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
-        made.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([os.environ.get("CC", "cc"), "-Os", "-static", "-o", made, source], check=True)
-    return made
 
 
 class Runtime:

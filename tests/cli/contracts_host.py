@@ -134,12 +134,30 @@ def _enable(a: Account, text: str) -> None:
         a.take(call.name)
 
 
+@line(HOST, "threaded")
+def _threaded(a: Account, text: str) -> None:
+    """v2: the cgroup is asked whether it can take processes; if not, it and those above it become threaded."""
+    path = text.strip()
+    a.take("openat", lambda c: c.path(1) == f"{path}/cgroup.type" and "O_WRONLY" not in open_flags(c))
+    files = {"cgroup.type"}
+    while (call := a.next()) is not None and os.path.basename(_written(call)) in files:
+        if not f"{path}/".startswith(os.path.dirname(_written(call)) + "/"):
+            break
+        files.add("cgroup.subtree_control")
+        a.take(call.name)
+
+
 @line(HOST, "devices", "devices?denied")
 def _devices(a: Account, text: str) -> None:
-    """v2: a program is loaded and attached to the cgroup."""
+    """v2: a program is loaded and attached to the cgroup, which is asked whether one is to be replaced."""
+    asked = ("BPF_PROG_QUERY", "BPF_PROG_GET_FD_BY_ID")
     a.take("openat", lambda c: c.path(1) == text.split(" ")[0])
     a.take("bpf", lambda c: c.args[0] == "BPF_PROG_LOAD" and "BPF_PROG_TYPE_CGROUP_DEVICE" in c.shown)
-    a.take("bpf", lambda c: c.args[0] == "BPF_PROG_ATTACH" and "BPF_CGROUP_DEVICE" in c.shown)
+    a.take(
+        "bpf",
+        lambda c: c.args[0] == "BPF_PROG_ATTACH" and "BPF_CGROUP_DEVICE" in c.shown,
+        lambda c: c.name == "bpf" and c.args[0] in asked,
+    )
 
 
 @line(HOST, "delegate")

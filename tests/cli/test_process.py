@@ -336,7 +336,10 @@ def test_io_priority(report, name, number):
 
 
 @pytest.mark.differs("it does not know linux.personality")
-@pytest.mark.parametrize("domain, machine, number", [("LINUX", "x86_64", 0), ("LINUX32", "i686", 8)])
+@pytest.mark.parametrize(
+    "domain, machine, number",
+    [("LINUX", "x86_64", 0), pytest.param("LINUX32", "i686", 8, marks=pytest.mark.requires("i386-calls"))],
+)
 @pytest.mark.requires("x86-64")
 def test_personality(report, domain, machine, number):
     found = report(lambda c: c["linux"].update(personality={"domain": domain}))

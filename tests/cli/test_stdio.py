@@ -163,12 +163,13 @@ def test_success_is_silent(pyrunc, make):
     ):
         result = pyrunc(*words)
         assert (result.out, result.err) == ("", ""), words
-    for words in (
-        ["state", pyrunc.id("d")],
-        ["list"],
-        ["list", "-q"],
-        ["ps", "-f", "json", pyrunc.id("d")],
-        ["features"],
-    ):
+    for words in (["state", pyrunc.id("d")], ["list"], ["list", "-q"], ["features"]):
         result = pyrunc(*words)
         assert result.out and result.err == "", words
+
+
+@pytest.mark.requires("boot-time")
+def test_ps_says_nothing_besides(pyrunc, make):
+    pyrunc("run", "-b", str(make(None, "/bin/probe", "sleep", "1000")), "-d", pyrunc.id())
+    result = pyrunc("ps", pyrunc.id())
+    assert result.out and result.err == ""

@@ -84,7 +84,6 @@ class Made:
         assert self.launch is not None
         oom_kills = making.cgroup.oom_kills()
         self.launch.serve()
-        # the plan has those that were known before it was carried out
         for warning in dict.fromkeys((*making.plan.warnings, *making.cgroup.warnings, *self.launch.warnings)):
             making.ctx.warn(warning)
         if not self.is_ready:

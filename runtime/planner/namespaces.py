@@ -155,7 +155,8 @@ def join(request: Request, plan: Plan) -> Iterator[Op]:
     """
     joined = get(request).joined
     user = [entry for entry in joined if entry[0] == "user"]
-    rest = [entry for entry in joined if entry[0] != "user"]
+    late = _joined_late(request)
+    rest = [entry for entry in joined if entry[0] != "user" and entry not in late]
     if request.host.is_rootless and user:
         yield _join(user[0])
         yield from _become_root(request, 0, 0)
@@ -165,6 +166,11 @@ def join(request: Request, plan: Plan) -> Iterator[Op]:
     if user:
         yield _join(user[0])
         yield from _become_root(request, 0, 0)
+
+
+def _joined_late(request: Request) -> list[tuple[str, str, int]]:
+    """The cgroup namespace, where the fork is the moment of joining the cgroup: join_init() says why."""
+    return [entry for entry in get(request).joined if entry[0] == "cgroup"] if _forks_into(request) else []
 
 
 def _join(entry: tuple[str, str, int]) -> Op:
@@ -294,6 +300,8 @@ def fork(request: Request, plan: Plan) -> Iterator[Op]:
         # only now: made before the fork, its root in the v2 hierarchy would be the caller's cgroup, and /proc/self/cgroup
         # would tell the path of the container's own
         yield Op("unshare", a=linux.CLONE_NEWCGROUP, about="make cgroup namespaces", where="/linux/namespaces")
+    for entry in _joined_late(request):
+        yield _join(entry)
 
 
 def join_cgroup_namespace(request: Request, plan: Plan) -> Iterator[Op]:

@@ -33,6 +33,8 @@ AT_ONCE = 4
 CLIENT_S = 20.0
 #: and the clean-up until it will never succeed
 CLEAN_S = 30.0
+#: and what is to be killed, to be there
+STRIKE_S = 2.0
 
 
 def wrong_statuses(start: Callable[[int], Running], count: int) -> dict[int, tuple[int, int]]:
@@ -96,8 +98,9 @@ class Campaign:
         assert self.hits, f"no {self.name} was hit in {rounds} rounds"
 
     def _strike(self, number: int, client: Running) -> bool:
-        """Kill from now on whatever is there first; not if the client has ended before."""
-        while not client.ended():
+        """Kill from now on whatever is there first; not if the client has ended before, or nothing comes: all was over then."""
+        deadline = time.monotonic() + STRIKE_S
+        while not client.ended() and time.monotonic() < deadline:
             if pids := list(self.victims(number)):
                 for pid in pids:
                     self.lab.kill(pid, signal.SIGKILL)

@@ -145,13 +145,18 @@ def _spare() -> Spare | None:
 
     For who will be the server, as it is: what a child has from us must not change any more (shim/spare.py).
     """
-    if "NOTIFY_SOCKET" in os.environ or "SCHED_CORE" in os.environ:
+    if not _is_settled():
         return None
     from shim.spare import fork
 
     os.setsid()
     _adjust_score(os.getpid())
     return fork("create")
+
+
+def _is_settled() -> bool:
+    """Whether our environment asks for nothing that the server is still to do for itself, and a child of now would not have."""
+    return "NOTIFY_SOCKET" not in os.environ and "SCHED_CORE" not in os.environ
 
 
 def _place(words: dict[str, str], address: str) -> str:
@@ -271,7 +276,7 @@ def _be_server(
         os.dup2(null, fd)
     nursery.wait_or_end(start.socket, connection, said)
     # from here on nothing changes that a fork of ours has from us
-    if spare is None and "NOTIFY_SOCKET" not in os.environ and "SCHED_CORE" not in os.environ:
+    if spare is None and _is_settled():
         from shim.spare import fork
 
         # while it loads what `create` needs, we load what the server needs

@@ -273,8 +273,11 @@ class Streams:
         elif self._is_draining:
             parting.limit(_READER_S)
 
+    def _is_drained(self) -> bool:
+        return not self._outputs and all(parting.is_over for parting in self._partings)
+
     def _look_if_drained(self) -> None:
-        if not self._outputs and all(parting.is_over for parting in self._partings):
+        if self._is_drained():
             self._drained.set()
 
     def _input_done(self, count: int, errno: int) -> None:
@@ -309,7 +312,7 @@ class Streams:
             parting.limit(_READER_S)
         for copy in list(self._outputs):
             copy.drain_and_close(_READER_S)
-        if self._outputs or not all(parting.is_over for parting in self._partings):
+        if not self._is_drained():
             await self._drained
         self._close_files()
         if self._logger_ended is not None and not self._logger_ended.is_set:

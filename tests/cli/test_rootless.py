@@ -178,12 +178,17 @@ def test_terminal(rootless, own, receiver, read_until, user):
     os.close(master)
 
 
-def test_terminal_in_the_foreground(rootless, own, read_until):
-    made = own(None, "/bin/sh", "-c", "tty; read x; echo got $x; exit 3")
+def in_the_foreground(rootless, made):
+    """Run it on a terminal: the command, and both ends."""
     made.config["process"]["terminal"] = True
     made.write()
     master, slave = pty.openpty()
-    command = rootless.popen("run", "-b", made, rootless.id(), stdin=slave, stdout=slave, stderr=slave)
+    return rootless.popen("run", "-b", made, rootless.id(), stdin=slave, stdout=slave, stderr=slave), master, slave
+
+
+def test_terminal_in_the_foreground(rootless, own, read_until):
+    made = own(None, "/bin/sh", "-c", "tty; read x; echo got $x; exit 3")
+    command, master, slave = in_the_foreground(rootless, made)
     assert b"/dev/pts/0" in read_until(master, b"pts/0\r\n")
     os.write(master, b"hello\r")
     read_until(master, b"got hello\r\n")
@@ -195,10 +200,7 @@ def test_terminal_in_the_foreground(rootless, own, read_until):
 def test_console(rootless, own, read_until):
     """/dev/console is the terminal, of the container's root."""
     made = own(None, "/bin/sh", "-c", "stat -c '%u %t' /dev/console; echo said >/dev/console; read x")
-    made.config["process"]["terminal"] = True
-    made.write()
-    master, slave = pty.openpty()
-    command = rootless.popen("run", "-b", made, rootless.id(), stdin=slave, stdout=slave, stderr=slave)
+    command, master, slave = in_the_foreground(rootless, made)
     assert "0 88" in read_until(master, b"said\r\n").decode()
     os.write(master, b"\r")
     assert command.wait(20) == 0

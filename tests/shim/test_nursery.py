@@ -113,7 +113,7 @@ def waiting(one: Shim) -> dict[str, object] | None:
         try:
             while Path(f"/proc/{pid}/cwd").readlink() == one.bundle:
                 found = {**facts(int(pid)), "leader": os.getsid(int(pid))}
-                if [str(word).rpartition("/")[2] for word in found["descriptors"]] == ALONE:  # type: ignore[attr-defined]
+                if sorted(str(word).rpartition("/")[2] for word in found["descriptors"]) == ALONE:  # type: ignore[attr-defined]
                     return found
         except (FileNotFoundError, ProcessLookupError):
             pass  # it has waited long enough: this machine is slow

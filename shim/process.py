@@ -104,8 +104,7 @@ class Process:
         self.state = self._states[self.state].get(event, self.state)
 
     def exit(self, status: int, at_ns: int) -> None:
-        """It has ended: remember how, and go on with those who wait for that."""
+        """It has ended: remember how. The caller sets `ended` when all has happened that who waits for it relies on."""
         self.status = status
         self.exited_at_ns = at_ns
         self.note("exit")
-        self.ended.set()

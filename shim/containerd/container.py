@@ -333,6 +333,8 @@ class Container:
         task.process.exit(status, at_ns)
         task.streams.ended()
         self.ended(task)
+        # last: who waits goes on in here, and may be init, whose end is told after ours
+        task.process.ended.set()
 
     def _has_own_pids(self) -> bool:
         """Whether the end of init ends all others (pid_namespaces(7)): a new pid namespace, and not somebody's by its path."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hierarchies import TOP, VERSION
 from shim_client import PROGRAM, Client, Engine, Fifos, Refused, Shim
 
 from shim.containerd import messages, stats
@@ -317,6 +318,37 @@ def test_ends_of_others_come_before_inits(
     ends = [values["id"] for topic, values in engine.events if topic == "/tasks/exit"]
     assert (sorted(ends[:3]), ends[3]) == (["a", "b", "c"], one.id)
     assert {values["exit_status"] for topic, values in engine.events if topic == "/tasks/exit"} == {128 + 9}
+
+
+def test_inits_end_is_told_after_that_of_one_who_outlives_it(engine: Engine, bundle: MakeBundle) -> None:
+    """Which no longer is in the container's cgroups, so that `kill --all` does not reach it."""
+    made = bundle("sleep", "100")
+    namespaces = made.config["linux"]["namespaces"]
+    made.config["linux"]["namespaces"] = [one for one in namespaces if one["type"] != "pid"]
+    made.write()
+    one = engine.start(made.path, f"c{os.getpid()}")
+    one.create()
+    one.call("Start", id=one.id)
+    one.exec("e", "sleep", "100")
+    last = one.call("Start", id=one.id, exec_id="e")["pid"]
+    for entry in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = entry.split(":", 2)
+        hierarchy = (
+            (TOP if VERSION == 2 else TOP / "unified") if not controllers else TOP / controllers.removeprefix("name=")
+        )
+        if hierarchy.exists():
+            Path(f"{hierarchy}{path}/cgroup.procs").write_text(str(last))
+    one.call("Kill", id=one.id, signal=9)
+    children = Path(f"/proc/{one.pid}/task/{one.pid}/children")
+    end = time.monotonic() + 30
+    # with init, and with `kill --all`
+    while children.read_text().split() != [str(last)]:
+        assert time.monotonic() < end, "more children than one"
+        time.sleep(0.01)
+    os.kill(last, signal.SIGKILL)
+    one.wait()
+    engine.wait_for("/tasks/exit", id=one.id)
+    assert [values["id"] for topic, values in engine.events if topic == "/tasks/exit"] == ["e", one.id]
 
 
 def test_output_of_a_process_that_leaves_a_child_behind(shim: Callable[..., Shim], fifos: Fifos) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +100,7 @@ def test_the_pid_is_told_before_the_end(shim: Shim, bundle: Callable[..., Bundle
         assert Path(f"/proc/{pid}").exists()
         program.terminate()
         # the pid is known from its creation on, and what was killed before its start cannot be started
-        end = time.monotonic() + LIMIT_S
-        while json.loads(shim.pyrunc("state", id_).stdout)["status"] != "running":
-            assert time.monotonic() < end, "it does not run"
+        until(lambda: shim.pyrunc("state", id_).json()["status"] == "running", "the container")
         # not init's habit to end by it: no handler, pid 1
         shim.pyrunc("kill", id_, "KILL")
         assert json.loads(news.readline()) == {"exit_status": 137}

@@ -43,7 +43,7 @@ SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=
 #: it also runs where there is no compiler, and so no library of its; clang does this unasked
 SANITIZERS_INSIDE = ["-static-libasan", "-static-libubsan"]
 
-INTERPRETER = ["exec.c", "resolve.c", "program.c"]
+INTERPRETER = ["exec.c", "resolve.c", "copy.c", "program.c"]
 HEADERS = ["exec.h", "ops.h", "plan.h", "sys.h"]
 
 CDEF = """

@@ -81,7 +81,7 @@ def places(request: Request) -> Plan:
     #: what lies on a filesystem of the container's own comes back with that
     covered: list[str] = []
     for mount in mounts.read(request):
-        if mount.options.is_remount or any(mount.place.startswith(f"{place}/") for place in covered):
+        if mount.options.is_remount or mount.link or any(mount.place.startswith(f"{place}/") for place in covered):
             continue
         about, where = mount.about, mount.where
         if mount.options.is_bind:

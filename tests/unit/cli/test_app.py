@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.cli import app, argv
-from runtime.cli.grammar import CHOICE, COMMANDS, DURATION, FLAG, GLOBAL, HELP, INT, LIST, PAYLOAD
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import CHOICE, DURATION, FLAG, GLOBAL, HELP, INT, LIST, PAYLOAD
 
 if TYPE_CHECKING:
-    from runtime.cli.grammar import Option
+    from runtime.cli.options import Option
 
 WORDS = st.sampled_from(
     [

@@ -22,6 +22,7 @@ from runtime.cli.options import (
     INT,
     LIST,
     MAYBE,
+    ONE,
     PAYLOAD,
     PID_FILE,
     PIDFD_SOCKET,
@@ -169,6 +170,18 @@ COMMANDS: dict[str, Command] = {
         ),
         "What is not named stays as it is, and so does what is named with 0. Where the kernel refuses one of the new limits, "
         "the old ones are put back. Device rules are never changed.",
+    ),
+    "mounts": (
+        "add mounts to a running container, or remove them (crun)",
+        (
+            ("action", ONE, "add or remove"),
+            ID,
+            ("file", ONE, "JSON: config.json's mounts, an array or an object that has it"),
+        ),
+        ((("plan",), FLAG, False, "", "print what would be done, and do none of it"),),
+        "All mounts of the file are added, or none. Sources are paths of the host, relative ones of the bundle; what is missing of a "
+        "destination is made. To remove, the destinations alone count: what lies on top there is unmounted, the last one first. "
+        "Nothing is kept: the mounts end with the container.",
     ),
     "checkpoint": (
         "save the state of a running container",

@@ -157,7 +157,7 @@ def mounts(request: Request, plan: Plan) -> Iterator[Op]:
         elif mount.kind == "cgroup" or (mount.kind == "cgroup2" and cgroup_mounts.is_bound(request)):
             yield from cgroup_mounts.cgroup_mount(mount, request)
         else:
-            yield from filesystem(mount, request, plan)
+            yield from filesystem(mount, request, plan, register(mount))
             yield from attach(mount, register(mount))
 
 
@@ -165,13 +165,13 @@ def finish(request: Request, plan: Plan) -> Iterator[Op]:
     """Make read-only what had to be written to first: mounts below a tmpfs, devices in /dev."""
     for mount in read(request):
         if is_read_only_late(mount):
-            yield Op(
-                "mount-setattr",
-                r0=register(mount),
-                a=linux.MOUNT_ATTR_RDONLY,
-                about=f"make {mount.place} read-only",
-                where=mount.where,
-            )
+            yield read_only(mount, register(mount))
+
+
+def read_only(mount: Mount, tree: str) -> Op:
+    """Make a mount read-only, its filesystem not."""
+    about = f"make {mount.place} read-only"
+    return Op("mount-setattr", r0=tree, a=linux.MOUNT_ATTR_RDONLY, about=about, where=mount.where)
 
 
 def register(mount: Mount) -> str:
@@ -276,10 +276,9 @@ def copy_link(mount: Mount) -> Iterator[Op]:
 # -- filesystems -----------------------------------------------------------------------------------------------------
 
 
-def filesystem(mount: Mount, request: Request, plan: Plan) -> Iterator[Op]:
-    """Make a filesystem, mounted nowhere yet, in the mount's register."""
+def filesystem(mount: Mount, request: Request, plan: Plan, mnt: str) -> Iterator[Op]:
+    """Make a filesystem, mounted nowhere yet."""
     options, about, where = mount.options, mount.about, mount.where
-    mnt = register(mount)
     yield Op("fsopen", mount.kind, r0="fs", about=about, where=where)
     if mount.source:
         yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)

@@ -346,9 +346,14 @@ def join_init(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("setns", r0="init", a=flags, about=about)
     yield Op("close", r0="init")
     if user_flag:
-        uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
-        gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
-        yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
+        yield from become_root_beside_init(request)
+
+
+def become_root_beside_init(request: Request) -> Iterator[Op]:
+    """Become root of the user namespace of a running container, once in it."""
+    uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
+    gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
+    yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
 
 
 # -- id maps ---------------------------------------------------------------------------------------------------------

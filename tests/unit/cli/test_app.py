@@ -110,7 +110,7 @@ def test_each_option_in_each_spelling(command: str, option: Option) -> None:
     names, kind, _, metavar, _ = option
     value = {CHOICE: metavar.split("|")[-1], INT: "7", DURATION: "1m"}.get(kind, "value")
     needs = [need for _, need, _ in COMMANDS[command][1]]
-        rest = ["web"] * max(needs.count(ONE), min(1, len(needs)))
+    rest = ["web"] * max(needs.count(ONE), min(1, len(needs)))
     read: list[Any] = []
     for name in names:
         for dash in ("-", "--"):

@@ -9,7 +9,7 @@ to that descriptor (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133 were all a pa
 
 from __future__ import annotations
 
-from runtime import linux
+from runtime import annotation, linux
 from runtime import system as os
 from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_NOFOLLOW, FLAG_RECURSIVE
@@ -302,7 +302,8 @@ def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
     if label and mount.kind not in ("proc", "sysfs"):
         if not request.host.has_selinux:
             raise Unsupported("linux.mountLabel: selinux is disabled or not supported on this host")
-        yield Op("fsconfig", "context", label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+        key = annotation.mount_context(request.config)
+        yield Op("fsconfig", key, label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
     for word, _ in options.data:
         key, equals, value = word.partition("=")
         if not equals:

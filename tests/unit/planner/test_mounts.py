@@ -107,3 +107,12 @@ def test_id_maps_in_the_option() -> None:
     assert asked("ridmap=gids=#0-1-10") == [f"{everybody};0 1 10\n"]
     one = [{"containerID": 5, "hostID": 6, "size": 7}]
     assert asked("idmap=uids=0-1-10", uidMappings=one, gidMappings=one) == ["5 6 7\n;5 6 7\n"]
+
+
+@pytest.mark.parametrize("kind", ["context", "fscontext", "defcontext", "rootcontext"])
+def test_how_a_mount_is_given_its_label(kind: str) -> None:
+    more: dict[str, Any] = {"annotations": {"run.oci.mount_context_type": kind}} if kind != "context" else {}
+    plan = make_plan(
+        {"has_selinux": True}, linux={"mountLabel": "u:r:t:s0"}, mounts=[mount("/m", "tmpfs", "t")], **more
+    )
+    assert f"fsconfig fs {kind}=u:r:t:s0" in lines(plan, "fsconfig", where="/mounts/0")

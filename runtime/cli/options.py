@@ -41,7 +41,13 @@ GLOBAL: tuple[Option, ...] = (
         "DIR",
         "directory of the containers' state; /run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc when rootless",
     ),
-    (("log",), TEXT, "", "FILE", "append errors to this file, besides printing them"),
+    (
+        ("log",),
+        TEXT,
+        "",
+        "FILE",
+        "append errors to this file, besides printing them; journald:ID and syslog:ID are no files, file:PATH is one (crun)",
+    ),
     (("log-format",), CHOICE, "text", "text|json", "format of the log file"),
     (
         ("log-level",),

@@ -113,6 +113,6 @@ def test_id_maps_in_the_option() -> None:
 def test_how_a_mount_is_given_its_label(kind: str) -> None:
     more: dict[str, Any] = {"annotations": {"run.oci.mount_context_type": kind}} if kind != "context" else {}
     plan = make_plan(
-        {"has_selinux": True}, linux={"mountLabel": "u:r:t:s0"}, mounts=[mount("/m", "tmpfs", "t")], **more
+        facts={"has_selinux": True}, linux={"mountLabel": "u:r:t:s0"}, mounts=[mount("/m", "tmpfs", "t")], **more
     )
     assert f"fsconfig fs {kind}=u:r:t:s0" in lines(plan, "fsconfig", where="/mounts/0")

@@ -105,19 +105,36 @@ def outside(scratch: Path) -> Outside:
     return Outside(scratch / "outside")
 
 
-@pytest.fixture
-def exchanging(attacker: Path) -> Iterator[Callable[..., None]]:
-    children: list[subprocess.Popen[bytes]] = []
+class Exchange:
+    """Processes that exchange two names, one on each processor."""
 
-    def exchanging(folder: Path, a: str, b: str) -> None:
+    def __init__(self, attacker: Path) -> None:
+        self.attacker = attacker
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, folder: Path, a: str, b: str) -> None:
         for cpu in sorted(os.sched_getaffinity(0)):
-            child = subprocess.Popen([attacker, "exchange", a, b], cwd=folder)
+            child = subprocess.Popen([self.attacker, "exchange", a, b], cwd=folder)
             os.sched_setaffinity(child.pid, {cpu})
-            children.append(child)
+            self.children.append(child)
 
-    yield exchanging
-    for child in children:
-        child.send_signal(signal.SIGKILL)
+    def pause(self) -> None:
+        """No name changes until `resume`."""
+        for child in self.children:
+            child.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        for child in self.children:
+            child.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def exchanging(attacker: Path) -> Iterator[Exchange]:
+    exchange = Exchange(attacker)
+    yield exchange
+    for child in exchange.children:
+        child.kill()
         child.wait()
 
 

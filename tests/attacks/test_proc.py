@@ -67,7 +67,7 @@ WRITTEN = (
     "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/kernel/hotplug",
     "/proc/sys/vm/panic_on_oom", "/proc/sys/fs/binfmt_misc/register", "/proc/sys/net/ipv4/ip_forward", "/proc/irq/0/smp_affinity",
     "/proc/bus/x", "/proc/fs/x", "/sys/kernel/mm/ksm/run", "/sys/kernel/uevent_helper", "/sys/fs/cgroup/release_agent",
-    "/sys/fs/cgroup/x", "/sys/power/state", "/sys/kernel/profiling", "/sys/module/x", "/sys/class/net/lo/mtu", 
+    "/sys/fs/cgroup/x", "/sys/power/state", "/sys/kernel/profiling", "/sys/module/x", "/sys/class/net/lo/mtu",
 )  # fmt: skip
 READ = (
     "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/latency_stats", "/proc/sched_debug", "/proc/acpi/x",

@@ -58,20 +58,24 @@ def test_what_is_masked_is_exchanged(pyrunc, make, scratch, exchanging):
     """GHSA-3q8j-pf29-vwv8: a path was opened once to look at it, once to clone and once to mount over it."""
     volume = scratch / "volume"
     for name in ("a", "b"):
-        (volume / name).mkdir(parents=True)
+        (volume / name / "ro").mkdir(parents=True)
         (volume / name / "secret").write_text("x")
-        (volume / name / "ro").mkdir()
-    script = "grep -c ' /volume/[ab]/secret ' /proc/self/mountinfo; grep -c ' /volume/[ab]/ro ro,' /proc/self/mountinfo"
-    made = make(None, "/bin/sh", "-c", script)
+    made = make(lambda config: config["linux"].update(maskedPaths=["/volume/a/secret"], readonlyPaths=["/volume/b/ro"]))
     made.config["mounts"].append({"destination": "/volume", "type": "bind", "source": str(volume), "options": ["bind"]})
-    made.config["linux"]["maskedPaths"] = ["/volume/a/secret"]
-    made.config["linux"]["readonlyPaths"] = ["/volume/b/ro"]
     made.write()
     exchanging(volume, "a", "b")
     for number in range(STARTS):
-        # whichever of the two it was: a mask is in force, and a directory is read-only
-        result = pyrunc("run", "-b", made, pyrunc.id(str(number)), status=None, timeout=30)
-        assert result.status or result.out.split() == ["1", "1"], result
+        id_ = pyrunc.id(str(number))
+        if pyrunc("create", "-b", made, id_, status=None, timeout=30).status == 0:
+            exchanging.pause()
+            with open(f"/proc/{pyrunc.pid(id_)}/mountinfo") as file:
+                there = [line.split()[3:6] for line in file if " /volume/" in line]
+            exchanging.resume()
+            # whichever it was by then: one file is hidden, and one directory is read-only, itself and no other
+            assert [point for root, point, _ in there if point.endswith("/secret") and root == "/null"], there
+            (only,) = ((root, point, options) for root, point, options in there if point.endswith("/ro"))
+            assert only[0].endswith(only[1]) and only[2].startswith("ro"), there
+        pyrunc("delete", "--force", id_)
 
 
 @LONG

@@ -16,7 +16,17 @@ FAKES = (
 )  # fmt: skip
 
 
-def test_a_proc_of_the_containers_making(pyrunc, running, receiver):
+LABELS = [
+    pytest.param({}, id="no label"),
+    pytest.param({"apparmorProfile": "unconfined"}, id="apparmor", marks=pytest.mark.requires("lsm-apparmor")),
+    pytest.param(
+        {"selinuxLabel": "system_u:system_r:container_t:s0"}, id="selinux", marks=pytest.mark.requires("lsm-selinux")
+    ),
+]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_proc_of_the_containers_making(pyrunc, running, label):
     """CVE-2015-1334, CVE-2025-52881, CVE-2025-62596: labels and the like were written wherever the container's /proc led."""
 
     def edit(config):
@@ -36,7 +46,7 @@ def test_a_proc_of_the_containers_making(pyrunc, running, receiver):
 
     before = seen()
     assert all(times[:2] == (10**9, 10**9) for times in before)
-    score = box.process(args=["/bin/sleep", "1000"], oomScoreAdj=500, user={"uid": 1000, "gid": 1000})
+    score = box.process(args=["/bin/sleep", "1000"], oomScoreAdj=500, user={"uid": 1000, "gid": 1000}, **label)
     pid_file = box.bundle.path / "pid"
     pyrunc("exec", "--detach", "--pid-file", pid_file, "--process", score, box.id)
     pid = int(pid_file.read_text())

@@ -7,6 +7,7 @@ is a sample otherwise, and then of 300 starts 299 must succeed.
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -22,7 +23,9 @@ def test_places_are_exchanged_with_links(pyrunc, make, outside, scratch, hidden,
     """CVE-2021-30465, CVE-2024-45310, CVE-2018-15664: a directory on the way is now itself, now a link to the host."""
     hidden(*calls)
     (scratch / "file").write_text("x")
-    made = make(None, "/bin/true")
+    (outside.path / "secret").write_text("x")
+    outside.remember()
+    made = make(None, "/bin/cut", "-d", " ", "-f", "5,6", "/proc/self/mountinfo")
     for top in (made.rootfs, made.rootfs / outside.path.relative_to("/")):
         (top / "swapped/cwd").mkdir(parents=True)
         (top / "cwd").mkdir(exist_ok=True)
@@ -50,6 +53,9 @@ def test_places_are_exchanged_with_links(pyrunc, make, outside, scratch, hidden,
         result = pyrunc("run", "-b", made, pyrunc.id(str(number)), status=None, timeout=30)
         failed += [result.err] * (result.status != 0)
         outside.check(number)
+        # all of it is in the container: what went astray would be missing
+        for what in (f"/t{number}/x rw", f"/f{number}/x rw", "/secret ro", "/(swapped|link|outside) ro"):
+            assert result.status or re.search(f"{what},", result.out), (what, result.out)
     assert len(failed) <= max(1, STARTS // 300), (len(failed), STARTS, set(failed))
 
 

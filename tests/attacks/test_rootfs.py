@@ -206,7 +206,7 @@ def test_delete_does_nothing_in_the_rootfs(pyrunc, make, outside, scratch):
     shutil.rmtree(made.rootfs / "a")
     (made.rootfs / "a").symlink_to(outside.path)
     (outside.path / "b/c").mkdir(parents=True)
-    outside._before = outside._seen()
+    outside.remember()
     trace = scratch / "trace"
     subprocess.run(["strace", "-f", "-qq", "-y", "-e", "trace=%file,%desc", "-o", trace, *pyrunc.argv("delete", "--force", id_)],
                    env=pyrunc.env, check=True, timeout=60)  # fmt: skip
@@ -307,7 +307,7 @@ def test_a_root_that_others_prepared_is_refused(pyrunc, make, outside, trap):
     if trap == "a link":
         outside.path.chmod(0o777)
         pyrunc.root.symlink_to(outside.path)
-        outside._before = outside._seen()
+        outside.remember()
     else:
         pyrunc.root.mkdir()
         pyrunc.root.chmod(0o777 if trap == "world-writable" else 0o700)

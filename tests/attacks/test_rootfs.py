@@ -27,10 +27,6 @@ def without(*places):
     return edit
 
 
-def is_inside(made, path):
-    return os.path.realpath(path).startswith(str(made.rootfs) + "/")
-
-
 # -- /dev ------------------------------------------------------------------------------------------------------------------
 
 #: what /dev of the image is: links to what lies beside the bundle, as seen from the bundle's rootfs
@@ -129,11 +125,13 @@ def test_accounts_that_never_end(pyrunc, make, outside, scratch, trap):
 def test_working_directory_is_made_inside(pyrunc, make, outside, hidden, calls):
     """CVE-2026-55686 and others: WORKDIR of an image was made, and given away, through links."""
     hidden(*calls)
+    made = make(None, "/bin/pwd", "-P")
+    (made.rootfs / "link").symlink_to(outside.path)
+    (made.rootfs / "deep").symlink_to("../../outside/dir")
+    (made.rootfs / "up").symlink_to("../..")
     for number, cwd in enumerate(("/link/new", "/deep/er/new", "/up/../../../../outside/new")):
-        made = make(lambda config, cwd=cwd: config["process"].update(cwd=cwd), "/bin/pwd", "-P")
-        (made.rootfs / "link").symlink_to(outside.path)
-        (made.rootfs / "deep").symlink_to("../../outside/dir")
-        (made.rootfs / "up").symlink_to("../..")
+        made.config["process"]["cwd"] = cwd
+        made.write()
         pyrunc("run", "-b", made, pyrunc.id(str(number)), status=None)
         outside.check(cwd)
 

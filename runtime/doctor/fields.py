@@ -6,7 +6,8 @@ import os
 import resource
 
 from runtime import linux, unprivileged
-from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel
+from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel, trial
+from runtime.plan import Op
 from runtime.planner import sysctl
 
 TYPE_CHECKING = False
@@ -44,12 +45,17 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
     for index, limit in enumerate(wanted.get("rlimits") or ()):
         if why := _too_high(limit, privileged):
             yield Finding(ERROR, "bundle.rlimit", f"/process/rlimits/{index}", *why)
+    profile = wanted.get("apparmorProfile") or ""
+    if profile and host.has_apparmor:
+        why = trial.refused([Op("write", "/proc/self/attr/apparmor/exec", f"exec {profile}", about=profile)])
+        if why:
+            advice = "load it as root with apparmor_parser, or take it out"
+            yield Finding(ERROR, "bundle.apparmor-profile", "/process/apparmorProfile", why, advice)
     score, own = wanted.get("oomScoreAdj"), kernel.text("/proc/self/oom_score_adj")
     if score is not None and own.lstrip("-").isdigit() and score < int(own) and not privileged:
         found = f"{score}, and without CAP_SYS_RESOURCE it cannot be lowered below {own}"
-        yield Finding(
-            ERROR, "bundle.oom-score-adj", "/process/oomScoreAdj", found, f"raise it to {own}, or leave it out"
-        )
+        advice, severity = f"raise it to {own}, or leave it out", WARNING if host.is_rootless else ERROR
+        yield Finding(severity, "bundle.oom-score-adj", "/process/oomScoreAdj", found, advice)
     for key in (config.get("linux") or {}).get("sysctl") or {}:
         # a namespace of the container's own has the same parameters as ours, but for those of modules
         if not os.path.exists(f"/proc/sys/{sysctl.file_of(key)}"):

@@ -14,6 +14,7 @@ from typing import Any
 import hierarchies
 import mkrootfs
 import pytest
+from features import has
 
 Findings = dict[str, list[dict[str, str]]]
 
@@ -96,6 +97,7 @@ def test_no_mount_is_left_where_mounts_are_shared(pyrunc: Any) -> None:
     assert before.splitlines() == after.splitlines()
 
 
+@pytest.mark.requires("root")
 def test_missing_capabilities_are_named(doctor: Callable[..., Findings], pyrunc: Any) -> None:
     argv = pyrunc.argv
     pyrunc.argv = lambda *args: ["setpriv", "--bounding-set=-sys_admin,-mknod", "--", *argv(*args)]
@@ -166,7 +168,11 @@ FAULTS = {
     "hook": (hook("createRuntime", MISSING), "bundle.hook", "/hooks/createRuntime/0/path"),
     "unified": (resources(unified={"memory.high": "1"}), "bundle.refused", "/linux/resources/unified"),
     "hugepages": (resources(hugepageLimits=[{"pageSize": "3MB", "limit": 0}]), None, "/linux/resources"),
-    "apparmor": (process(apparmorProfile="x"), "bundle.refused", "/process/apparmorProfile"),
+    "apparmor": (
+        process(apparmorProfile="x"),
+        "bundle.apparmor-profile" if has("lsm-apparmor") else "bundle.refused",
+        "/process/apparmorProfile",
+    ),
     "selinux": (process(selinuxLabel="x:y:z:s0"), "bundle.refused", "/process/selinuxLabel"),
     "namespace": (
         lambda config: config["linux"]["namespaces"].append({"type": "time", "path": "/proc/2147483647/ns/time"}),

@@ -47,6 +47,7 @@ KIND = {"create": "create", "exec": "exec", "start": "light", "delete": "light",
 #: What was expected and does not come soon costs memory. Who stays is for a container that is over at once; another's end is
 #: heard of in time for a new one.
 _WAIT_S, _STAY_S = 3.0, 0.3
+_SIGKILL = 9
 #: a message cannot be larger than a socket's buffer, and carries no more descriptors (unix(7))
 _REQUEST_BYTES, _FDS = 64 << 10, 64
 #: what is told of a call: status, whether the child stays
@@ -175,6 +176,19 @@ class Spares:
 
         self._loop.watch(spare.fileno(), EPOLLIN, ready)
         return spare.pid
+
+    def end(self) -> None:
+        """Have all exit, and return when they have: one that has only just been forked may still hold what is open here.
+
+        For the end of a shim, whose loop turns no more: whoever looks whether a socket of ours is served would find that it is.
+        """
+        for spare in self._spares.values():
+            # still expected, so that nobody has collected it, and the number is its own
+            os.kill(spare.pid, _SIGKILL)
+            os.waitpid(spare.pid, 0)
+            self._reaper.forget(spare.pid)
+            spare.close()
+        self._spares.clear()
 
     def _drop(self, spare: Spare) -> None:
         """Have it exit. Its end is expected still: nobody else is to be told of it."""

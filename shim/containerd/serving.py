@@ -115,6 +115,7 @@ class Shim:
         "publisher",
         "reaper",
         "server",
+        "spares",
         "start",
         "tasks",
     )
@@ -123,9 +124,9 @@ class Shim:
         self.start = start
         self.loop = Loop()
         self.reaper = Reaper(self.loop)
-        spares = Spares(self.loop, self.reaper)
+        self.spares = Spares(self.loop, self.reaper)
         if spare is not None:
-            spares.adopt(spare)
+            self.spares.adopt(spare)
         self.publisher = Publisher(
             self.loop,
             self.reaper,
@@ -135,7 +136,9 @@ class Shim:
             binary=start.publish_binary,
             log=log,
         )
-        self.tasks = TaskService(self.loop, self.reaper, start.namespace, self.publisher, log, self.shut_down, spares)
+        self.tasks = TaskService(
+            self.loop, self.reaper, start.namespace, self.publisher, log, self.shut_down, self.spares
+        )
         self.server = Server(self.loop, listener, SERVICES, METHODS, self.tasks, _defect)
         self.listener = listener
         self.nest = nest
@@ -193,6 +196,8 @@ class Shim:
         self.server.close()
         if self.nest is not None:
             self.nest.close()
+            # before we look whether the others have closed it too: a spare of ours is none of them
+            self.spares.end()
             if remove_if_dead(self.start.nursery, SOCK_SEQPACKET):
                 remove_abandoned(os.path.dirname(self.start.socket))
 

@@ -138,6 +138,22 @@ def test_what_waits_holds_nothing(shim: Shim, pyrunc: Any, bundle: Callable[...,
     pyrunc("kill", name, "KILL")
 
 
+def test_the_end_of_a_shim_is_that_of_its_spares(shim: Shim, until: Until) -> None:
+    """One that could not even close what it had from the shim holds nothing when end() has returned."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    shim.spares.prepare("start")
+    os.kill(shim.waiting()["light"], signal.SIGSTOP)
+    shim.spares.prepare("create")
+    pids = shim.waiting().values()
+    shim.spares.end()
+    os.close(write_fd)
+    os.set_blocking(read_fd, False)
+    assert os.read(read_fd, 1) == b""
+    os.close(read_fd)
+    assert shim.waiting() == {}
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
 @pytest.mark.parametrize("more", [{"env": {"PATH": "/bin", "A": "b"}}, {"cwd": "/"}])
 def test_a_place_of_the_calls_own_is_not_kept(shim: Shim, pyrunc: Any, bundle: Callable[..., Any], more: Any) -> None:
     made = bundle("/bin/sleep", "100")

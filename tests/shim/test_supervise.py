@@ -99,6 +99,8 @@ def test_the_pid_is_told_before_the_end(shim: Shim, bundle: Callable[..., Bundle
         pid = json.loads(news.readline())["pid"]
         assert Path(f"/proc/{pid}").exists()
         program.terminate()
+        # the pid is known from its creation on, and what was killed before its start cannot be started
+        until(lambda: shim.pyrunc("state", id_).json()["status"] == "running", "the container")
         # not init's habit to end by it: no handler, pid 1
         shim.pyrunc("kill", id_, "KILL")
         assert json.loads(news.readline()) == {"exit_status": 137}

@@ -43,8 +43,8 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
     wanted = config.get("process") or {}
     privileged = bool(host.capabilities & _SYS_RESOURCE)
     for index, limit in enumerate(wanted.get("rlimits") or ()):
-        if why := _too_high(limit, privileged):
-            yield Finding(ERROR, "bundle.rlimit", f"/process/rlimits/{index}", *why)
+        if high := _too_high(limit, privileged):
+            yield Finding(ERROR, "bundle.rlimit", f"/process/rlimits/{index}", *high)
     profile = wanted.get("apparmorProfile") or ""
     if profile and host.has_apparmor:
         why = trial.refused([Op("write", "/proc/self/attr/apparmor/exec", f"exec {profile}", about=profile)])

@@ -633,8 +633,10 @@ def test_the_same_as_runc(rootless, own, user):
 
     assert seen(ours) == seen(theirs)
     mounts = [{(m["point"], m["type"]) for m in report["mounts"]} for report in (ours, theirs)]
-    assert mounts[0] ^ mounts[1] == set()
+    # on v2 runc covers the hierarchy of a user who has no cgroup; what is seen of it here is read-only
+    assert mounts[0] ^ mounts[1] <= {("/sys/fs/cgroup", "tmpfs")}
     options = {m["point"]: set(m["options"]) for m in ours["mounts"]}
+    assert "ro" in options["/sys/fs/cgroup"]
     for m in theirs["mounts"]:
         # ours are read-only and without devices in a few more places
         assert set(m["options"]) - {"rw"} <= options[m["point"]], m

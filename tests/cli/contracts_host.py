@@ -8,13 +8,14 @@ undo()              what a `create` that fails may do about it
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from accounts import Account, Contract, Line, becomes, line, match, number, open_flags
-from tracing import Call
+from tracing import Call, string
 
 from runtime.plan import show
 
@@ -83,9 +84,7 @@ def _note(a: Account, text: str) -> None:
     target, keys = text.split(" ", 1)
     (path,) = a.real(target)
     call = a.take("write", lambda c: written(c) == path, lambda c: _is_write_to(c, [path]))
-    if re.findall(r'(?:[{]|, )"(\w+)": ', re.sub(r"(: [\[{]).*?[\]}](?=[,}])", r"\1", call.text(1))) != keys.split(
-        ", "
-    ):
+    if list(json.loads(call.text(1))) != keys.split(", "):
         a.at -= 1
         a.fail(f"a note of {keys}")
 
@@ -152,6 +151,30 @@ def _threaded(a: Account, text: str) -> None:
             break
         files.add("cgroup.subtree_control")
         a.take(call.name)
+
+
+@line(HOST, "property")
+def _property(a: Account, text: str) -> None:
+    """Collected for the unit that follows."""
+    a.names["properties"] = f"{a.names.get('properties', '')} {text.split(' ')[1].partition('=')[0]}"
+
+
+@line(HOST, "start-unit")
+def _start_unit(a: Account, text: str) -> None:
+    """One call to systemd, by its own socket, with the properties of the lines before it and the process, and no others."""
+    unit, _, pid = text.partition(" ")
+    connected = a.take("connect", lambda c: "/systemd/private" in c.args[1], lambda c: c.name == "setsockopt")
+    told = ""
+    talking = ("sendmsg", "recvmsg", "setsockopt", "getsockopt", "getsockname", "getpeername", "shutdown")
+    while (call := a.next()) is not None and call.fd(0) is connected.fd(0) and call.name in talking:
+        told += "".join(string(part) for part in re.findall(r'iov_base=("(?:[^"\\]|\\.)*")', call.shown))
+        a.take(call.name)
+    # a name, and the signature of its value with its length before it
+    found = re.findall(r"([A-Z]\w+)\0(.)([a-z(){}]+)\0", told.partition("StartTransientUnit")[2], re.S)
+    names = [name for name, size, signature in found if ord(size) == len(signature)]
+    if unit not in told or names != [*a.names.pop("properties", "").split(), *(["PIDs"] if pid else [])]:
+        a.at -= 1
+        a.fail(f"a unit of these properties and not of {names}")
 
 
 @line(HOST, "devices", "devices?denied")
@@ -358,6 +381,10 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
         call = a.take("rmdir", lambda c: c.path(0) in cgroup, may)
         if call.path(0) in left and not call.error:
             left.remove(call.path(0))
+    # a unit has no directory of ours: systemd removes it once its processes are gone
+    is_unit = any(step["name"] == "start-unit" for step in plan)
+    while is_unit and (call := a.next()) is not None and may(call):
+        a.take(call.name)
     a.follow(hooks, HOST)
     a.line = next(step for step in plan if step["text"].startswith("$STATE "))
     (state,) = a.real("$STATE")

@@ -71,6 +71,7 @@ def test_capabilities(pyrunc, make, features):
 def test_mount_options(pyrunc, make, features):
     """Each is known: none is handed to the file system, which would refuse it."""
     later = {"remount", "idmap", "ridmap", "bind", "rbind", "tmpcopyup"}  # test_mounts.py and test_mount_options.py
+    later |= {"copy-symlink", "src-nofollow", "dest-nofollow"}  # test_mount_links.py
     plain = [word for word in features["mountOptions"] if word not in later]
 
     def edit(config):

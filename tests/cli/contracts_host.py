@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from accounts import Account, Contract, Line, becomes, line, match, number, open_flags
-from tracing import Call, string
+from tracing import Call
 
 from runtime.plan import show
 
@@ -151,30 +150,6 @@ def _threaded(a: Account, text: str) -> None:
             break
         files.add("cgroup.subtree_control")
         a.take(call.name)
-
-
-@line(HOST, "property")
-def _property(a: Account, text: str) -> None:
-    """Collected for the unit that follows."""
-    a.names["properties"] = f"{a.names.get('properties', '')} {text.split(' ')[1].partition('=')[0]}"
-
-
-@line(HOST, "start-unit")
-def _start_unit(a: Account, text: str) -> None:
-    """One call to systemd, by its own socket, with the properties of the lines before it and the process, and no others."""
-    unit, _, pid = text.partition(" ")
-    connected = a.take("connect", lambda c: "/systemd/private" in c.args[1], lambda c: c.name == "setsockopt")
-    told = ""
-    talking = ("sendmsg", "recvmsg", "setsockopt", "getsockopt", "getsockname", "getpeername", "shutdown")
-    while (call := a.next()) is not None and call.fd(0) is connected.fd(0) and call.name in talking:
-        told += "".join(string(part) for part in re.findall(r'iov_base=("(?:[^"\\]|\\.)*")', call.shown))
-        a.take(call.name)
-    # a name, and the signature of its value with its length before it
-    found = re.findall(r"([A-Z]\w+)\0(.)([a-z(){}]+)\0", told.partition("StartTransientUnit")[2], re.S)
-    names = [name for name, size, signature in found if ord(size) == len(signature)]
-    if unit not in told or names != [*a.names.pop("properties", "").split(), *(["PIDs"] if pid else [])]:
-        a.at -= 1
-        a.fail(f"a unit of these properties and not of {names}")
 
 
 @line(HOST, "devices", "devices?denied")

@@ -24,6 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import contracts_host  # noqa: E402
 import contracts_mounts  # noqa: E402
+import contracts_unit  # noqa: E402, F401 - its lines are added to the table of contracts_host
 import hierarchies  # noqa: E402
 import tracing  # noqa: E402
 from accounts import Account, Unplanned, message  # noqa: E402

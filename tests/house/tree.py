@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,16 +65,3 @@ def imports(name: str, *, lazy: bool = True) -> Iterator[tuple[str, int]]:
 
 def shown(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def collected(files: set[str]) -> Iterator[str]:
-    """The tests of some files below tests/, as pytest itself finds them."""
-    words = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib -p no:cacheprovider", *sorted(files)]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], cwd=ROOT / "tests", env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    for line in done.stdout.splitlines():
-        if "::" in line:
-            yield line.removeprefix("tests/")

@@ -148,7 +148,6 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-# The guest's kernel takes ten minutes to compile: here it is Debian's own, unless one is compiled already.
 test: ## check, check-root, conformance, test-engines, one after the other; test-guest is for itself
 	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
 	@$(PY) $(HERE)/tests/total.py $$(find $(BUILD)/tests $(BUILD)/conformance.json -name '*.xml' -o -name '*.json')

@@ -213,8 +213,9 @@ static long op_fork(const struct op *o)
         how.cgroup = (u32)fd_of(o->r0);
     }
     long pid = sys(clone3, &how, sizeof(how));
-    // hidden by an old seccomp profile around us
-    if ((pid == -ENOSYS || pid == -EPERM) && o->r0 == NO_REGISTER) pid = sys(clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+    // hidden by an old seccomp profile around us: then it is moved, once the parent knows of it
+    int is_hidden = pid == -ENOSYS || pid == -EPERM;
+    if (is_hidden) pid = sys(clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
     if (pid < 0) return pid;
     if (pid) {
         tell(PID, (s32)pid, "", 0, -1);
@@ -222,7 +223,8 @@ static long op_fork(const struct op *o)
     }
     long error = answer(&given);
     close_fd(given);
-    return error;
+    if (error || !is_hidden || o->r0 == NO_REGISTER) return error;
+    return write_in(fd_of(o->r0), "cgroup.procs", RESOLVE_FILE, "0", 1);
 }
 
 static long op_keyring(const struct op *o)
@@ -358,11 +360,7 @@ static long op_write(const struct op *o)
 {
     // CVE-2025-52881: a link or a mount in the way to a file of procfs is an error and no redirection
     u64 how = o->r1 == NO_REGISTER ? 0 : RESOLVE_FILE;
-    long fd = resolve(at(o->r1), text_of(o, 0), O_WRONLY | O_NOCTTY, 0, how);
-    if (fd < 0) return fd;
-    long n = sys(write, fd, text_of(o, 1), o->s[1].length);
-    close_fd(fd);
-    return n < 0 ? n : n == (long)o->s[1].length ? 0 : -EIO;
+    return write_in(at(o->r1), text_of(o, 0), how, text_of(o, 1), o->s[1].length);
 }
 
 static long op_mkdirs(const struct op *o)

@@ -86,6 +86,7 @@ struct place {
 
 /* resolve.c */
 long resolve(int root, const char *path, u64 flags, u64 mode, u64 how);
+long write_in(int root, const char *path, u64 how, const char *text, size_t size);
 long place_of(int root, const char *path, u64 resolve, long mode, int follow, struct place *p);
 long make_in(int root, const char *path, u64 mode, u32 kind, int follow);
 

@@ -227,6 +227,16 @@ long resolve(int root, const char *path, u64 flags, u64 mode, u64 how)
     return walk(root, path, flags, mode, how);
 }
 
+/* Write all of a text to a file that is there, in one call: a file of the kernel's takes no parts. */
+long write_in(int root, const char *path, u64 how, const char *text, size_t size)
+{
+    long fd = resolve(root, path, O_WRONLY | O_NOCTTY, 0, how);
+    if (fd < 0) return fd;
+    long n = sys(write, fd, text, size);
+    close_fd(fd);
+    return n < 0 ? n : n == (long)size ? 0 : -EIO;
+}
+
 /*
  * Open `path` inside `root` with O_PATH and make what is missing of it: directories with `mode`, the last component as
  * `kind` says. CVE-2024-45310: what is made is made on a descriptor of its parent, and never through a link; a link

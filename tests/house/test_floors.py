@@ -8,7 +8,7 @@ import tree
 FLOORS: dict[int, tuple[str, ...]] = {
     # doctor asks every floor below, and nobody asks it but its command, which is above the others for that
     6: ("ahead",),
-    5: ("__main__", "cli.doctor"),
+    5: ("__main__", "cli.doctor", "cli.state"),
     4: ("cli", "api", "doctor"),
     3: ("lifecycle", "making", "creation", "joining", "removal", "updating", "checkpoint", "restoring", "criu_process", "events"),
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "intelrdt", "seccomp", "libseccomp", "cgroups", "foreground",

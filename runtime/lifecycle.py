@@ -261,7 +261,7 @@ def _raise_recorded(entry: Entry, record: bytes) -> None:
     _, index, errno, detail = wire.decode_message(record)
     saved = entry.state or {}
     known = saved.get("tail", {}).get(str(index)) or ["", f"init op {index}", ""]
-    raise wire.recorded_failure(known, index, errno, detail)
+    raise wire.recorded_failure(known, index, errno, detail, saved.get("rootfs", ""))
 
 
 def poststart(entry: Entry, pid: int) -> None:

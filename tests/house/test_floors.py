@@ -15,7 +15,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
         "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged"),
+    0: ("system", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged", "refusals"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings

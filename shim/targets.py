@@ -7,7 +7,6 @@ written while it is away is kept as long as the fifo has room.
 from __future__ import annotations
 
 import os
-import select
 import sys
 from errno import EEXIST, ENOENT
 from fcntl import ioctl
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
     from shim.loop import Loop, Timer
 
-#: how soon, and then how rarely, it is asked whether a fifo has got a reader: no event of a descriptor tells of that
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.005, 1.0
+#: how soon, and then how rarely, it is asked whether a fifo has been read: no event of a descriptor tells of that
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.25
 
 
 def open_fifo_for_writing(path: str) -> tuple[int, int]:
@@ -41,8 +40,9 @@ class Parting:
     """Close a client's fifo, to which nothing more will be written; then done(), once, which may be at once.
 
     What is in a fifo is gone when the last of those who have it open closes it. A client opens its fifos beside (containerd's
-    does it in a thread that nobody waits for), and a process may be over by then: what nobody has come to read is held until
-    somebody comes, or until close().
+    does it in a thread that nobody waits for), and a process may be over by then: what nobody has read is held until somebody
+    has, or until close(). That somebody has it open is not enough: containerd's client gives up at the answer of Delete what its
+    thread has opened, but not told of yet.
     """
 
     __slots__ = ("_done", "_fd", "_limit", "_look_s", "_loop", "_timer")
@@ -54,16 +54,11 @@ class Parting:
         self._look_s = _FIRST_LOOK_S
         self._timer: Timer | None = None
         self._limit: Timer | None = None
-        # ours, which would hide that there is no other
         os.close(keeper)
         self._look()
 
     def _look(self) -> None:
-        poll = select.poll()
-        poll.register(self._fd, 0)
-        unread = int.from_bytes(ioctl(self._fd, FIONREAD, bytes(4)), sys.byteorder)
-        # POLLERR of a writer: there is no reader (pipe(7))
-        if unread and poll.poll(0):
+        if int.from_bytes(ioctl(self._fd, FIONREAD, bytes(4)), sys.byteorder):
             self._timer = self._loop.later(self._look_s, self._look)
             self._look_s = min(2 * self._look_s, _LAST_LOOK_S)
         else:

@@ -143,14 +143,21 @@ def test_rootfs_is_a_dangling_link(fails, bundle):
 
 
 def test_rootfs_is_the_root(pyrunc, bundle):
-    """One's own root as the rootfs: whatever comes of it, nothing of the host changes."""
+    """One's own root as the rootfs: whatever comes of it, nothing of the host changes.
+
+    The host is a mount namespace of the test's own: other tests mount and unmount meanwhile.
+    """
     made, id_ = bundle("/bin/true"), pyrunc.id()
     made.config["root"]["path"] = "/"
     made.write()
-    before = [Path("/proc/self/mountinfo").read_text(), sorted(os.listdir("/")), sorted(os.listdir("/dev"))]
-    pyrunc("run", "-b", made, id_, status=None)
+    before = [sorted(os.listdir("/")), sorted(os.listdir("/dev"))]
+    script = 'cat /proc/self/mountinfo; echo; "$@" >/dev/null 2>&1; cat /proc/self/mountinfo'
+    words = ["unshare", "--mount", "sh", "-c", script, "sh", *pyrunc.argv("run", "-b", made, id_)]
+    done = subprocess.run(words, env=pyrunc.env, capture_output=True, text=True, timeout=60, check=True)
     pyrunc("delete", "--force", id_)
-    assert [Path("/proc/self/mountinfo").read_text(), sorted(os.listdir("/")), sorted(os.listdir("/dev"))] == before
+    mounts_before, _, mounts_after = done.stdout.partition("\n\n")
+    assert mounts_before.splitlines() == mounts_after.splitlines() != []
+    assert [sorted(os.listdir("/")), sorted(os.listdir("/dev"))] == before
 
 
 def test_rootfs_is_empty(fails, bundle):

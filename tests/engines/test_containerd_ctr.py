@@ -368,7 +368,7 @@ def test_task_exec_detach(ctr: Ctr) -> None:
 def test_task_exec_nobin(ctr: Ctr) -> None:
     id_ = ctr.detached_bb("sleep", "1000")
     assert 'exec: "nosuch": executable file not found in $PATH' in ctr.exec(id_, "nosuch", status=1).err
-    assert ctr.exec(id_, "echo", "still there").out == "still there\n"
+    assert ctr.echoes(id_)
 
 
 def test_task_exec_many(ctr: Ctr) -> None:
@@ -411,7 +411,7 @@ def test_task_pause_resume(ctr: Ctr) -> None:
     assert ctr.lab.cgroup(f"/default/{id_}", "freezer.state", "cgroup.freeze") in ("FROZEN", "1")
     ctr("task", "resume", id_)
     assert ctr.status(id_) == "RUNNING"
-    assert ctr.exec(id_, "echo", "awake").out == "awake\n"
+    assert ctr.echoes(id_)
 
 
 def test_task_delete_force(ctr: Ctr) -> None:
@@ -542,7 +542,7 @@ def test_fifo_logs(ctr: Ctr) -> None:
     until(lambda: log.exists() and sorted(log.read_text().split()) == ["one", "two"], "both lines")
     fifos = ctr.lab.dir / f"fifos-{ctr.reach}"
     fifos.mkdir()
-    assert ctr.exec(id_, "echo", "by fifo", options=("--fifo-dir", str(fifos))).out == "by fifo\n"
+    assert ctr.echoes(id_, options=("--fifo-dir", str(fifos)))
 
 
 def test_shim_killed(ctr: Ctr) -> None:
@@ -552,7 +552,7 @@ def test_shim_killed(ctr: Ctr) -> None:
     ctr.lab.kill(ctr.lab.parent(pids[id_]), signal.SIGKILL)
     until(lambda: ctr.status(id_) in ("", "STOPPED") and pids[id_] not in ctr.lab.pids(), "end of the container", GRACE)
     assert ctr.status(other) == "RUNNING"
-    assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+    assert ctr.echoes(other)
 
 
 def test_restart_containerd(ctr: Ctr) -> None:
@@ -562,7 +562,7 @@ def test_restart_containerd(ctr: Ctr) -> None:
     assert pids[id_] in ctr.lab.pids()
     ctr.ctrd.start()
     assert ctr.status(id_) == "RUNNING"
-    assert ctr.exec(id_, "echo", "still there").out == "still there\n"
+    assert ctr.echoes(id_)
     ctr("task", "kill", "--signal", "9", id_)
     until(lambda: ctr.status(id_) == "STOPPED", "end of the task")
 
@@ -587,7 +587,7 @@ def test_containerd_killed(ctr: Ctr) -> None:
     ctr.ctrd.stop(number=signal.SIGKILL)
     ctr.ctrd.start()
     assert ctr.status(id_) == "RUNNING"
-    assert ctr.exec(id_, "echo", "still there").out == "still there\n"
+    assert ctr.echoes(id_)
 
 
 def test_runtime_v1_shim(ctr_runc_v2: Ctr) -> None:

@@ -102,8 +102,8 @@ def test_reader_that_stops(ctr: Ctr) -> None:
     pid = next(pid for task, pid, _ in ctr.tasks() if task == id_)
     blocked = lambda: "pipe" in (ctr.lab.root / f"proc/{_child(ctr.lab, pid)}/wchan").read_text()  # noqa: E731
     until(blocked, "the container waiting for its reader")
-    assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
-    assert ctr.exec(id_, "echo", "here too").out == "here too\n"
+    assert ctr.echoes(other)
+    assert ctr.echoes(id_)
     assert _resident_kib(ctr, shim) < before + 1024
     until(lambda: talk.take().count("\0") >= size, "every byte")
     assert talk.seen.count("\0") == size
@@ -127,7 +127,7 @@ def test_full_log_disk(ctr: Ctr) -> None:
         log = ctr.lab.root / str(disk)[1:] / "log"
         until(lambda: log.stat().st_size >= 60000, "a full disk")
         assert ctr.status(id_) == "RUNNING"
-        assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+        assert ctr.echoes(other)
         if ctr.reach == "pyrunc.v2":  # under containerd's own it waits for ever
             until(lambda: ctr.exec(id_, "cat", "/wrote", status=None).out == "0\n", "the program to have written")
             words = f"write file://{disk}/log: no space left on device, output after "
@@ -158,7 +158,7 @@ def test_malformed_frames(ctr: Ctr, kind: str) -> None:
     assert made
     for path in made:
         _send(path, FRAMES[kind])
-    assert ctr.exec(id_, "echo", "unharmed").out == "unharmed\n"
+    assert ctr.echoes(id_)
     ctr("task", "kill", "--signal", "9", id_)
     until(lambda: ctr.status(id_) == "STOPPED", "end of the task")
 
@@ -242,7 +242,7 @@ def test_killed_at_random(ctr: Ctr, victim: str) -> None:
 
     campaign = Campaign(ctr.lab, victim, start=start, victims=victims, remove=remove, force=force, restore=restore)
     campaign.run(max(KILLS, 4))
-    assert ctr.exec(other, "echo", "unharmed").out == "unharmed\n"
+    assert ctr.echoes(other)
     ctr("task", "kill", other)
     until(lambda: ctr.status(other) == "STOPPED", "the end of the other")
     assert ctr.exit_status(other) == 44

@@ -63,7 +63,7 @@ def rootfs_of(plan: Plan) -> str:
 
 def detail(plan: Plan, op: Op, errno: int) -> str:
     """What to say in brackets behind the kernel's words, "" for nothing."""
-    path = str(op.s0) if op.s0.__class__ is str else ""
+    path = op.s0 if isinstance(op.s0, str) else ""
     if op.name in _INSIDE:
         return component(path, errno, rootfs_of(plan), is_directory=op.name in ("mountpoint", "mkdirs", "chdir"))
     if op.name in ("open", "open-tree") and path:
@@ -95,8 +95,9 @@ def hint(op: Op, errno: int) -> str:
     """What there is to be done about it, or to know, "" where that is not certain."""
     where = op.where
     if op.name == "fsopen" and errno == ENODEV:
+        kind = op.about.split()[1]  # mount KIND on ...
         return (
-            f"this kernel has no filesystem {op.s0}, or no module for it: /proc/filesystems has those that it knows now"
+            f"this kernel has no filesystem {kind}, or no module for it: /proc/filesystems has those that it knows now"
         )
     if op.name == "mount-setattr" and errno == EINVAL and "idmap" in op.about:
         return ""  # wire knows

@@ -204,7 +204,8 @@ class View:
             if brace:
                 order.append(f"hook {' '.join(words.split()[:2])}")
                 state = json.loads(brace + document)
-                if state.get("pid") == self.init:
+                pid = state.get("pid", 0)
+                if pid == self.init or (not self.init and pid > 1):  # of a create that failed there is no pid file
                     state["pid"] = "init"
                 found[f"{order[-1]} in"] = " ".join(words.split()[2:])
                 for key, value in state.items():

@@ -17,7 +17,7 @@ import explained  # noqa: E402
 import fields  # noqa: E402
 
 #: how many a sample has: what takes less than a minute on a machine that does something else besides
-SAMPLE = 20
+SAMPLE = 16
 
 
 @pytest.mark.requires("root", "runc")

@@ -133,7 +133,7 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root test-engines test-guest conformance differential bench bench-guest fuzz specs
+.PHONY: run guest test check check-root test-engines test-guest conformance differential teeth bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -148,7 +148,6 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-# The guest's kernel takes ten minutes to compile: here it is Debian's own, unless one is compiled already.
 test: ## check, check-root, conformance, test-engines, one after the other; test-guest is for itself
 	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
 	@$(PY) $(HERE)/tests/total.py $$(find $(BUILD)/tests $(BUILD)/conformance.json -name '*.xml' -o -name '*.json')
@@ -209,6 +208,12 @@ bench-guest: build ## the same in the guest, by themselves, with each maker of c
 	@for driver in cgroupfs systemd; do \
 	$(PY) $(HERE)/tests/guest/guest.py --back $(BUILD) --env=RUNS=$(RUNS) --env=SCOPES=$(SCOPES) --env=CGROUP_MANAGER=$$driver -- \
 	    $(PY) $(HERE)/tests/bench.py --install --output /run/guest/back/bench-$$driver.json; done
+
+TEETH ?=
+teeth: build ## whether the tests of attacks can fail: on builds that are broken on purpose; TEETH='T06 T13'
+	@$(call need,$(DEPS_TEST))
+	@[ "$$(id -u)" = 0 ] || { echo "teeth needs root" >&2; exit 1; }
+	@$(PY) $(HERE)/tests/attacks/teeth.py $(TEETH)
 
 SECONDS ?= 60
 fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60

@@ -149,6 +149,30 @@ def load_resources(document: bytes | str, source: str = "") -> dict[str, Any]:
     return _checked(raw, source, "resources", config_check.check_resources, rules.check_resources)
 
 
+def load_mounts(path: str) -> list[dict[str, Any]]:
+    """The document of `mounts`, an array as config.json has it or an object that has one; each entry has a destination."""
+    document: Any = jsonio.loads(read_file(path), path)
+    entries = document.get("mounts") if type(document) is dict else document
+    if type(entries) is not list or not entries:
+        raise ConfigError("", "neither an array of mounts nor an object with one, in `mounts`", source=path)
+    for index, entry in enumerate(entries):
+        if type(entry) is not dict or type(entry.get("destination")) is not str or not entry["destination"]:
+            raise ConfigError(
+                f"/mounts/{index}/destination", "required, a path", source=path, clause="config.md#mounts"
+            )
+    return entries
+
+
+def check_mounts(entries: list[dict[str, Any]], path: str, config: dict[str, Any]) -> None:
+    """Check the mounts that were read from `path` as if they were in the configuration."""
+    beside = jsonio.dumps({**config, "mounts": entries}).encode("utf-8", "surrogateescape")
+    try:
+        _checked(beside, path, "config", config_check.check_config, rules.check)
+    except ConfigError as error:
+        # without line and column: they are of the text that was checked, which nobody has
+        raise ConfigError(error.where, error.why, source=path, clause=error.clause, hint=error.hint) from None
+
+
 def _checked(
     raw: bytes,
     source: str,

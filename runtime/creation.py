@@ -208,7 +208,7 @@ class Made:
         # prestart is from before there was "creating", and its users expect the word of that time
         word = {"prestart": "created", "poststart": "running"}.get(kind, "creating")
         state = lifecycle.hook_state(self.saved, word, launch.pid)
-        hooks.run(f"{kind}[{index}]", hook, state, self.making.bundle.path)
+        hooks.run(f"{kind}[{index}]", hook, state, self.making.bundle.path, self.saved["annotations"])
         return -1
 
     def _hook_state(self, step: Step, launch: Launch, given: int) -> int:

@@ -25,6 +25,7 @@ _CPUSET = (
     "cpu_exclusive", "mem_hardwall", "mem_exclusive", "memory_migrate", "memory_spread_page", "memory_spread_slab",
     "memory_pressure", "sched_load_balance", "sched_relax_domain_level",
 )  # fmt: skip
+_NONE = {"limit": 0, "usage": 0, "max": 0, "failcnt": 0}
 _BLKIO = {
     "ioServiceBytesRecursive": ("io_service_bytes_recursive", "throttle.io_service_bytes_recursive", "throttle.io_service_bytes"),
     "ioServicedRecursive": ("io_serviced_recursive", "throttle.io_serviced_recursive", "throttle.io_serviced"),
@@ -195,8 +196,17 @@ def _data_v2(path: str) -> dict[str, Any]:
     throttling = _throttling(cpu, cpu.get("throttled_usec", 0) * 1000)
     found: dict[str, Any] = {
         "cpu": {"usage": usage, "throttling": throttling},
-        "cpuset": {key: _numbers(f"{path}/cpuset.{key}.effective") for key in ("cpus", "mems")},
-        "memory": {"cache": raw.get("file", 0), "usage": memory, "swap": swap, "raw": raw},
+        "cpuset": {key: _numbers(f"{path}/cpuset.{key}.effective") for key in ("cpus", "mems")}
+        | dict.fromkeys(_CPUSET, 0),
+        # what is counted on v1 alone has its names, as there
+        "memory": {
+            "cache": raw.get("file", 0),
+            "usage": memory,
+            "swap": swap,
+            "kernel": dict(_NONE),
+            "kernelTCP": dict(_NONE),
+            "raw": raw,
+        },
         "pids": _pids(path),
         "blkio": _io_stat(path),
         "hugetlb": _hugetlb(path, "current", "max"),

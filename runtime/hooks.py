@@ -20,30 +20,41 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    Outputs = dict[str, str] | None
+
 _ENDING = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGTERM)
 #: how much of a hook's output an error quotes
 _OUTPUT = 4096
 
 
-def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, first: int = 0) -> None:
+def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, outputs: Outputs = None) -> None:
     """Run hooks in order with `state` on standard input; HookError at the first that fails."""
-    for index, hook in enumerate(hooks, first):
-        run(f"{kind}[{index}]", hook, state, cwd)
+    for index, hook in enumerate(hooks):
+        run(f"{kind}[{index}]", hook, state, cwd, outputs)
 
 
-def run(name: str, hook: dict[str, Any], state: bytes, cwd: str) -> None:
-    """Run one hook to its end, for at most its timeout (seconds)."""
+def run(name: str, hook: dict[str, Any], state: bytes, cwd: str, outputs: Outputs = None) -> None:
+    """Run one hook to its end, for at most its timeout (seconds); `outputs` are the annotations, which may say where its output goes."""
     path = hook["path"]
     env = list(hook.get("env") or ())
     timeout = hook.get("timeout")
     stdin = _state_file(state)
+    files = {}
     try:
+        files = {fd: _file(name, path) for fd, path in _paths(outputs)}
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         # what interrupts us waits until there is somebody who kills the hook for it
         before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
         try:
             try:
-                pid = _spawn(name, path, hook.get("args") or [path], env, cwd, stdin, write_fd)
+                pid = _spawn(
+                    name,
+                    path,
+                    hook.get("args") or [path],
+                    env,
+                    cwd,
+                    (stdin, files.get(1, write_fd), files.get(2, write_fd)),
+                )
             finally:
                 os.close(write_fd)
             output, status = _watch(pid, read_fd, timeout, before)
@@ -51,7 +62,8 @@ def run(name: str, hook: dict[str, Any], state: bytes, cwd: str) -> None:
             os.close(read_fd)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     finally:
-        os.close(stdin)
+        for fd in (stdin, *files.values()):
+            os.close(fd)
     if status is None:
         raise HookError(
             f"{name} {path}: no end after {timeout} s, killed{_quote(output)}", code="hook-timeout", path=path
@@ -70,11 +82,28 @@ def _state_file(state: bytes) -> int:
     return fd
 
 
-def _spawn(name: str, path: str, args: list[str], env: list[str], cwd: str, stdin: int, out: int) -> int:
+def _paths(outputs: Outputs) -> list[tuple[int, str]]:
+    found = [(fd, (outputs or {}).get(name)) for fd, name in ((1, "run.oci.hooks.stdout"), (2, "run.oci.hooks.stderr"))]
+    return [(fd, path) for fd, path in found if path]
+
+
+def _file(name: str, path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags, 0o700)
+    except OSError as error:
+        raise HookError(
+            f"{name}: open {path} for its output: {error.strerror}", code="hook-failed", path=path
+        ) from None
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _spawn(name: str, path: str, args: list[str], env: list[str], cwd: str, standard: tuple[int, int, int]) -> int:
     try:
         folder = os.open(cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return kernel.spawn(path, args, env, folder, stdin, out)
+            return kernel.spawn(path, args, env, folder, standard)
         finally:
             os.close(folder)
     except OSError as error:

@@ -92,6 +92,15 @@ class Host:
             return False
         return (named.st_dev, named.st_ino) == (own.st_dev, own.st_ino)
 
+    def link_target(self, path: str) -> str:
+        """What a link says; "" where the path names none."""
+        if self._facts is not None:
+            return str(self._facts.get("links", {}).get(path, ""))
+        try:
+            return os.readlink(path)
+        except OSError:
+            return ""
+
     def facts(self) -> dict[str, Any]:
         """Every fact, looked up now."""
         return {name: getattr(self, name) for name in _FINDERS}

@@ -48,7 +48,7 @@ class Joining:
         self.host = Host()
         self.cgroup = cgroups.from_state(self.saved["cgroup"], self.host)
         self.sub_cgroups: list[str] = []
-        self.filter = seccomp.prepare((self.config.get("linux") or {}).get("seccomp") or {}, self.host, ctx.cache_dir)
+        self.filter = seccomp.of_container(self.config, self.host, ctx.cache_dir)
         self.plan = self._plan()
         self.init_fd = identity.open_process(pid, self.saved["start_time"])
         if self.init_fd < 0:

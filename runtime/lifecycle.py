@@ -271,7 +271,7 @@ def poststart(entry: Entry, pid: int) -> None:
     saved = entry.state or {}
     found = (config_of(entry).get("hooks") or {}).get("poststart") or []
     try:
-        hooks.run_all("poststart", found, hook_state(saved, status.RUNNING, pid), saved["bundle"])
+        hooks.run_all("poststart", found, hook_state(saved, status.RUNNING, pid), saved["bundle"], saved["annotations"])
     except Error:
         from runtime import removal
 

@@ -30,15 +30,22 @@ LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _STDERR_BYTES = 8000
 
 _path = ""
+#: kind of a log that is no file, and its identifier: see `journal`
+_target = ("", "")
 _is_json = False
 _threshold = LEVELS["warning"]
 _is_wanted = False
 
 
 def setup(path: str = "", form: str = "text", level: str = "") -> None:
-    """Where the lines of this process go, in which form, and from which level on ("": the form's own)."""
-    global _path, _is_json, _threshold, _is_wanted
-    _path = path
+    """Where the lines of this process go, in which form, and from which level on ("": the form's own).
+
+    `path` may begin with file:, and journald:ID and syslog:ID are no files (crun).
+    """
+    global _path, _target, _is_json, _threshold, _is_wanted
+    kind, colon, rest = path.partition(":")
+    _target = (kind, rest) if colon and kind in ("journald", "syslog") else ("", "")
+    _path = rest if colon and kind == "file" else path
     _is_json = form == "json"
     _threshold = LEVELS[level or ("error" if _is_json else "warning")]
     #: whether somebody who reads standard error has asked for lines that are no errors
@@ -70,7 +77,7 @@ def error(failure: Error) -> None:
         record = dict(failure.record)
         if hint:
             record["hint"] = hint
-        trouble = _append(_line("error", one_line(failure.message), record))
+        trouble = _record("error", one_line(failure.message), record)
         if trouble:
             text += f"{trouble}\n"
     _print(text)
@@ -80,11 +87,20 @@ def _note(level: str, message: str) -> None:
     if LEVELS[level] < _threshold:
         return
     if _path:
-        _append(_line(level, one_line(message), {}))
+        _record(level, one_line(message), {})
     elif _is_wanted or os.isatty(2):
         # without a file a line is for a person: one who asked for it, or who sits at this terminal. Callers that read
         # standard error, or have made it the container's, get nothing
         _print(_line(level, one_line(message), {}))
+
+
+def _record(level: str, message: str, record: dict[str, Any]) -> str:
+    """Put a line where the log is; what went wrong, or ""."""
+    if not _target[0]:
+        return _append(_line(level, message, record))
+    from runtime import journal
+
+    return journal.send(*_target, level, message, record)
 
 
 def _line(level: str, message: str, record: dict[str, Any]) -> str:

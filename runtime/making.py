@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime import bundle, cgroups, inherited, lifecycle, planner, seccomp, store
+from runtime import annotation, bundle, cgroups, inherited, lifecycle, planner, seccomp, store
 from runtime import system as os
 from runtime.host import Host
 from runtime.plan import check
@@ -49,7 +49,8 @@ class Making:
         self.cgroup = cgroups.choose(
             self.config, id_, cgroup_host(self.host, ctx.rootless), ctx.systemd_cgroup, ctx.cgroup_manager
         )
-        self.filter = seccomp.prepare(self.linux.get("seccomp") or {}, self.host, ctx.cache_dir, keeps=False)
+        self.warnings = annotation.check(self.config)
+        self.filter = seccomp.of_container(self.config, self.host, ctx.cache_dir, keeps=False)
         self.plan = self._plan()
 
     def _plan(self) -> Plan:
@@ -85,7 +86,7 @@ class Making:
         if self.rdt is not None:
             late += self.rdt.steps
         plan.sections["ready"] += [*late, *self._hand_out("pidfd"), ("save", "$STATE/state.json", "")]
-        plan.warnings.extend(self.cgroup.warnings)
+        plan.warnings += [*self.warnings, *self.cgroup.warnings]
         if self.filter is not None:
             plan.warnings.extend(self.filter.warnings)
         check(plan)
@@ -139,6 +140,8 @@ class Making:
         """The step for an option that names a place where the caller waits for something of the container."""
         option = {"pidfd": "pidfd_socket", "console": "console_socket", "pid-file": "pid_file"}[kind]
         path = getattr(self.options, option, None)
+        if kind == "pidfd" and not path:
+            path = annotation.get(self.config, "pidfd_receiver")
         return [(kind, path, "")] if path else []
 
 

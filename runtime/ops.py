@@ -111,15 +111,17 @@ OPS: dict[str, tuple[int, str, str]] = {
     ),
     "mountpoint": (
         28,
-        "{r1:at}{s0} like {r2} -> {r0}",
+        "{r1:at}{s0} like {r2} -> {r0}{a:there}",
         "open s0 inside the root r1 as the place to mount r2 on ->r0; what is missing of it is made: directories 0755, and "
         "the last component a directory or an empty file 0644 as r2 is one; nofollow: the last component must not be a link, and "
-        "where r2 is none the place is a directory",
+        "where r2 is none the place is a directory; with a the place must be there, a link itself being one, but for those of procfs, sysfs and "
+        "devpts, which are EPERM",
     ),
     "symlink": (
         29,
         "{r1:at}{s1} -> {s0}",
-        "symlinkat(s0, parent directory of s1 resolved inside the root r1, last component)",
+        "symlinkat(s0, parent directory of s1 resolved inside the root r1, last component); with a, a link that is there and says the "
+        "same is not an error",
     ),
     "mknod": (
         30,
@@ -163,6 +165,12 @@ OPS: dict[str, tuple[int, str, str]] = {
         42,
         "{r0}",
         'fchdir(r0), pivot_root(".", "."), make the old root a slave so that its unmount stays here, unmount it lazily, chdir("/")',
+    ),
+    "unmount": (
+        57,
+        "{r0}{a:look}",
+        "umount2(the mount that r0 is the root of, MNT_DETACH), by the name of the descriptor below r1, a procfs of the host's; EINVAL where "
+        "r0 is the root of none; with a nothing but that is looked at",
     ),
     "chroot": (
         43,

@@ -216,13 +216,23 @@ FORMATS: dict[str, Callable[..., str]] = {
     "clear": lambda v: f" clear {_attributes(v)}" if v else "",
     "command": lambda v: "reconfigure" if v == linux.FSCONFIG_CMD_RECONFIGURE else "",
     "tree": lambda v: (
-        ",".join(word for bit, word in ((linux.OPEN_TREE_CLONE, "clone"), (linux.AT_RECURSIVE, "recursive")) if v & bit)
+        ",".join(
+            word
+            for bit, word in (
+                (linux.OPEN_TREE_CLONE, "clone"),
+                (linux.AT_RECURSIVE, "recursive"),
+                (linux.AT_SYMLINK_NOFOLLOW, "nofollow"),
+            )
+            if v & bit
+        )
         or "as it is"
     ),
     "propagation": _propagation,
     "timeout": lambda v: f" at most {v} ms" if v else "",
     "only": lambda v: " (the root of the host stays)" if v else "",
     "mode": lambda v: " (its mode)" if v else "",
+    "there": lambda v: " (which is there)" if v else "",
+    "look": lambda v: " (look only)" if v else "",
     "again": lambda v: " (unless done)" if v else "",
     "list": lambda blob: " or ".join(show(item) for item in _items(blob)),
     "first": lambda blob: show(_items(blob)[0]),
@@ -246,7 +256,7 @@ _READS = {
     "fspick": ("r1",), "fsconfig": ("r0", "r1"), "fsmount": ("r0",), "open-tree": ("r1",), "move-mount": ("r0", "r1"),
     "mount-setattr": ("r0", "r1"), "copy-up": ("r0", "r1"), "mask": ("r0", "r1"), "readonly": ("r1",),
     "pivot-root": ("r0",), "chroot": ("r0",), "chdir": ("r1",), "open-pty": ("r1",), "ctty": ("r0",),
-    "reopen-null": ("r1",), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"), "inherit": ("r0",),
+    "reopen-null": ("r1",), "unmount": ("r0", "r1"), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"), "inherit": ("r0",),
 }  # fmt: skip
 #: ops that name a path on the host when they have no register to start from
 _HOST_PATHS = frozenset(

@@ -167,6 +167,7 @@ def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> Non
                 hook,
                 lifecycle.hook_state({**noted, "id": entry.id}, status.STOPPED, 0),
                 noted["bundle"],
+                noted.get("annotations"),
             )
         except Error as error:
             # "the remaining hooks and lifecycle continue as if the hook had succeeded" (runtime.md#lifecycle, step 13)

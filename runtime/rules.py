@@ -9,6 +9,7 @@ Pure and hot: a rule sees the document, which has passed its schema, and neither
 
 from __future__ import annotations
 
+from runtime import annotation
 from runtime.errors import RuleError
 
 TYPE_CHECKING = False
@@ -286,6 +287,12 @@ CONFIG_WARNINGS: Table = (
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 
+def _seccomp(document: Document) -> Any:
+    section = document.linux.get("seccomp")
+    # an annotation may name the agent
+    return annotation.seccomp_section(document.config) if type(section) is dict else section
+
+
 def _config_faults(config: dict[str, Any], warnings: bool) -> Iterator[Finding]:
     from runtime import rules_linux
 
@@ -295,7 +302,7 @@ def _config_faults(config: dict[str, Any], warnings: bool) -> Iterator[Finding]:
     if document.linux:
         yield from _run(rules_linux.LINUX, document, "/linux", "error")
         yield from _run(rules_linux.RESOURCES, document.linux.get("resources"), "/linux/resources", "error")
-        yield from _run(rules_linux.SECCOMP, document.linux.get("seccomp"), "/linux/seccomp", "error")
+        yield from _run(rules_linux.SECCOMP, _seccomp(document), "/linux/seccomp", "error")
     if warnings:
         yield from _run(CONFIG_WARNINGS, document, "", "warning")
         yield from _run(PROCESS_WARNINGS, document.process, "/process", "warning")

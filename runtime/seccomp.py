@@ -12,6 +12,7 @@ import marshal
 import sys
 from struct import Struct
 
+from runtime import annotation
 from runtime import system as os
 from runtime.errors import RuleError, Unsupported
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PLACE = "/linux/seccomp"
 FLAG_NEW_LISTENER = 8
+#: how the warning about a name that libseccomp does not know begins
+UNKNOWN = "linux.seccomp: unknown to libseccomp"
 
 #: a cached file: magic, key, flags, length of the program, length of the warnings; program; warnings; digest of it all
 HEADER = Struct("=8s32sIII")
@@ -91,6 +94,20 @@ def prepare(section: dict[str, Any], host: Host, cache_dir: str = "", *, keeps: 
         made.record = _record(key, made)
         if keeps:
             keep(made, cache_dir)
+    return made
+
+
+def of_container(config: dict[str, Any], host: Host, cache_dir: str, *, keeps: bool = True) -> Filter | None:
+    """The filter of a container: of `linux.seccomp`, or of the annotations that stand in for it."""
+    program = annotation.seccomp_program(config)
+    if program:
+        path = annotation.get(config, "seccomp.receiver") or ""
+        return Filter(program, FLAG_NEW_LISTENER if path else 0, [], {"listenerPath": path})
+    made = prepare(annotation.seccomp_section(config), host, cache_dir, keeps=keeps)
+    if made is not None and annotation.is_strict_about_calls(config):
+        for warning in made.warnings:
+            if UNKNOWN in warning:
+                raise RuleError(f"{PLACE}/syscalls", warning.partition(": ")[2].replace(", ignoring:", ":"))
     return made
 
 

@@ -45,6 +45,7 @@ _REFUSALS = {
         STOPPED: "container not running",
     },
     "update": {CREATING: "cannot update a container that is being created", STOPPED: "container not running"},
+    "mounts": {CREATING: "cannot mount in a container that is being created", STOPPED: "container not running"},
     "delete": {
         CREATING: "cannot delete a container that is being created",
         RUNNING: "cannot delete a container that is not stopped: running",

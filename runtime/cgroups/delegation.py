@@ -67,13 +67,14 @@ def _why_not(path: str, controller: str) -> tuple[str, str]:
         return ": not permitted", f"it is not delegated: as root, echo +{controller} >{control}"
     kind = walk.text(f"{path}/cgroup.type").strip()  # the root, which may hold processes, has none
     if controller not in _THREADED:
-        if kind not in ("", "domain"):
-            return f': it is "{kind}"', ""
-        if kind and walk.text(f"{path}/cgroup.procs").strip():
+        # not cgroup.procs, where those of threaded cgroups below it are too
+        if kind in ("domain", "domain threaded") and walk.text(f"{path}/cgroup.threads").strip():
             return (
                 ": it holds processes itself",
                 "what holds processes passes nothing on: start this from a cgroup below it",
             )
+        if kind not in ("", "domain"):
+            return f': it is "{kind}"', ""
     return "", ""
 
 

@@ -12,10 +12,14 @@ from typing import Any
 
 import click
 
-from runtime.cli import grammar
 from runtime.cli.argv import BOOLEANS, Args, attribute, global_options, seconds
-from runtime.cli.grammar import CHOICE, COMMANDS, DURATION, FLAG, GLOBAL, HELP, INT, LIST, MAYBE, PAYLOAD
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import CHOICE, DURATION, FLAG, GLOBAL, HELP, INT, LIST, MAYBE, ONE, PAYLOAD
 from runtime.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.cli.options import Option, Positional
 
 
 class BadWords(UsageError):
@@ -115,9 +119,7 @@ def _command(name: str) -> click.Command:
         short_help=summary,
         params=[
             *(
-                click.Argument(
-                    [word], nargs=-1 if need == PAYLOAD else 1, required=need == grammar.ONE, type=click.UNPROCESSED
-                )
+                click.Argument([word], nargs=-1 if need == PAYLOAD else 1, required=need == ONE, type=click.UNPROCESSED)
                 for word, need, _ in positionals
             ),
             *(_parameter(option) for option in (*options, HELP)),
@@ -128,7 +130,7 @@ def _command(name: str) -> click.Command:
     )
 
 
-def _parameter(option: grammar.Option) -> click.Option:
+def _parameter(option: Option) -> click.Option:
     names, kind, default, metavar, text = option
     declared = [attribute(option), *map(_spelled, names)]
     if kind == FLAG:
@@ -158,7 +160,7 @@ def _help(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
 def _values(ctx: click.Context) -> dict[str, Any]:
     """What click read, in argv's types: repeated options are lists, what was left out of the positionals is empty."""
     out = dict(ctx.params)
-    positionals: tuple[grammar.Positional, ...] = ()
+    positionals: tuple[Positional, ...] = ()
     options = GLOBAL
     if ctx.parent is not None:
         _, positionals, options, _ = COMMANDS[str(ctx.info_name)]
@@ -229,9 +231,7 @@ def _normal(words: list[str]) -> tuple[list[str], str]:
     return out + words[at:], command
 
 
-def _normal_options(
-    options: tuple[grammar.Option, ...], words: list[str], at: int, out: list[str], *, until_word: bool
-) -> int:
+def _normal_options(options: tuple[Option, ...], words: list[str], at: int, out: list[str], *, until_word: bool) -> int:
     known = {name: option for option in options for name in option[0]}
     flags = {name for name, option in known.items() if option[1] == FLAG and len(name) == 1}
     begin = len(out)

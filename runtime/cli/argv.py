@@ -8,13 +8,14 @@ else. Hot: no import but the table. It must not explain: `app` does, and proves 
 
 from __future__ import annotations
 
-from runtime.cli.grammar import CHOICE, COMMANDS, DURATION, FLAG, GLOBAL, HELP, INT, LIST, ONE, PAYLOAD
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import CHOICE, DURATION, FLAG, GLOBAL, HELP, INT, LIST, ONE, PAYLOAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.cli.grammar import Option
+    from runtime.cli.options import Option
 
 
 class Args:

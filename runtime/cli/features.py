@@ -30,6 +30,7 @@ def run(args: Args) -> int:
 def document() -> dict[str, Any]:
     """The features document."""
     from runtime import seccomp
+    from runtime.annotation import PREFIX
     from runtime.planner import options
 
     annotations = {
@@ -51,6 +52,7 @@ def document() -> dict[str, Any]:
         "potentiallyUnsafeConfigAnnotations": [
             *(["org.systemd.property."] if _is_built("cgroups.systemd") else []),
             "org.criu.config",
+            PREFIX,
         ],
     }
 

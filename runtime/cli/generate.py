@@ -12,11 +12,12 @@ import os
 import sys
 
 import runtime
-from runtime.cli.grammar import CHOICE, COMMANDS, FLAG, GLOBAL, HELP, LIST, MAYBE, PAYLOAD
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import CHOICE, FLAG, GLOBAL, HELP, LIST, MAYBE, PAYLOAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.cli.grammar import Option, Positional
+    from runtime.cli.options import Option, Positional
 
 NAME = "pyrunc"
 

@@ -1,155 +1,47 @@
-"""Every command and every option of the command line, as one table of tuples. Data only; imports nothing.
+"""Every command and every option of the command line, as one table of tuples. Data only.
 
 `argv` (the fast reader), `app` (click: help, mistakes), `generate` (man pages, completions) and their tests read
-this table, so that a word which is not in here exists nowhere.
-
-    option      (names, kind, default, metavar, help)   names without dashes, the long one first; `pid-file` becomes
-                                                        the attribute `pid_file`
-    positional  (name, need, help)                      need: ONE, MAYBE (at most one) or PAYLOAD (all the rest,
-                                                        options included, belong to somebody else)
-    command     (summary, positionals, options, description)
-
-The names, defaults and meanings are runc's; what is crun's or ours says so in its help. A command's own option hides
-a global one of the same name (`spec --rootless`).
+this table, so that a word which is not in here exists nowhere. What a row is made of is said in `options`. A command's own
+option hides a global one of the same name (`spec --rootless`).
 """
 
 from __future__ import annotations
 
+from runtime.cli.options import (
+    BUNDLE,
+    BUNDLE_DIR,
+    CHOICE,
+    CONSOLE_SOCKET,
+    CREATE,
+    CRIU,
+    DETACH,
+    DURATION,
+    FLAG,
+    FORMAT,
+    ID,
+    INT,
+    LIST,
+    MAYBE,
+    ONE,
+    PAYLOAD,
+    PID_FILE,
+    PIDFD_SOCKET,
+    PRESERVE_FDS,
+    REGEX,
+    TEXT,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    Option = tuple[tuple[str, ...], str, Any, str, str]
-    Positional = tuple[str, str, str]
-    Command = tuple[str, tuple[Positional, ...], tuple[Option, ...], str]
-
-# kinds of options
-FLAG = "flag"  # no value, or =true / =false as in Go
-TEXT = "text"  # one word, which may begin with a dash
-INT = "int"  # a decimal number, zero or more
-DURATION = "duration"  # Go's spelling, 1m30s; seconds as a float
-CHOICE = "choice"  # one of the words of the metavar, split at |
-LIST = "list"  # may be given more than once; every value is kept
-
-# how many words a positional takes
-ONE = "one"
-MAYBE = "maybe"
-PAYLOAD = "payload"
-
-GLOBAL: tuple[Option, ...] = (
-    (
-        ("root",),
-        TEXT,
-        "",
-        "DIR",
-        "directory of the containers' state; /run/pyrunc, or $XDG_RUNTIME_DIR/pyrunc when rootless",
-    ),
-    (("log",), TEXT, "", "FILE", "append errors to this file, besides printing them"),
-    (("log-format",), CHOICE, "text", "text|json", "format of the log file"),
-    (
-        ("log-level",),
-        CHOICE,
-        "",
-        "debug|info|warning|error",
-        "least severe level that is logged (crun); warning, or for a json log error, when not given",
-    ),
-    (("debug",), FLAG, False, "", "log what is being done; same as --log-level debug"),
-    (("systemd-cgroup",), FLAG, False, "", "let systemd make the cgroups; cgroupsPath then reads slice:prefix:name"),
-    (
-        ("cgroup-manager",),
-        CHOICE,
-        "",
-        "cgroupfs|systemd|disabled",
-        "who makes the cgroups (crun); cgroupfs when not given",
-    ),
-    (("rootless",), CHOICE, "auto", "auto|true|false", "go on without cgroups that may not be made"),
-    (("criu",), TEXT, "", "FILE", "ignored, as by runc since 1.2: criu is looked for in $PATH"),
-    (("timings",), FLAG, False, "", "print where the time of the command went, on standard error"),
-    (("version", "v"), FLAG, False, "", "print the version and exit"),
-    (("help", "h"), FLAG, False, "", "print help and exit"),
-)
-
-#: accepted by every command, listed apart because its handling is the same everywhere
-HELP: Option = (("help", "h"), FLAG, False, "", "print help and exit")
-
-_ID: Positional = ("id", ONE, "name of the container")
-_BUNDLE: Positional = ("bundle", MAYBE, "path of the bundle; the current directory when not given")
-
-_CONSOLE_SOCKET: Option = (
-    ("console-socket",),
-    TEXT,
-    "",
-    "PATH",
-    "AF_UNIX socket that is sent the master of the container's terminal",
-)
-_PIDFD_SOCKET: Option = (("pidfd-socket",), TEXT, "", "PATH", "AF_UNIX socket that is sent a pidfd of the process")
-_PID_FILE: Option = (("pid-file",), TEXT, "", "FILE", "write the process id to this file")
-_DETACH: Option = (("detach", "d"), FLAG, False, "", "do not wait for the process")
-_PRESERVE_FDS: Option = (
-    ("preserve-fds",),
-    INT,
-    0,
-    "N",
-    "pass N descriptors to the process, besides stdio and $LISTEN_FDS",
-)
-_REGEX: Option = (("regex", "r"), FLAG, False, "", "take the id as a regular expression, for all that match (crun)")
-_FORMAT: Option = (("format", "f"), CHOICE, "table", "table|json", "form of the output")
-_BUNDLE_DIR: Option = (("bundle", "b"), TEXT, ".", "DIR", "path of the bundle")
-_NO_PIVOT: Option = (("no-pivot",), FLAG, False, "", "change root without pivot_root, for a rootfs on a ramdisk")
-_NO_NEW_KEYRING: Option = (("no-new-keyring",), FLAG, False, "", "keep the caller's session keyring")
-_CONFIG: Option = (("config", "f"), TEXT, "", "FILE", "read this file and not the bundle's config.json (crun)")
-
-_CREATE: tuple[Option, ...] = (
-    _CONSOLE_SOCKET,
-    _PIDFD_SOCKET,
-    _PID_FILE,
-    _NO_PIVOT,
-    _NO_NEW_KEYRING,
-    _PRESERVE_FDS,
-    _CONFIG,
-)
-
-#: of checkpoint and restore alike; the names are runc's, those of crun say so
-_CRIU: tuple[Option, ...] = (
-    (("image-path",), TEXT, "", "DIR", "directory of the images; checkpoint, in the working directory, when not given"),
-    (
-        ("work-path",),
-        TEXT,
-        "",
-        "DIR",
-        "directory of CRIU's log and other working files; that of the images when not given",
-    ),
-    (("tcp-established",), FLAG, False, "", "allow open TCP connections"),
-    (("tcp-close",), FLAG, False, "", "restore connected TCP sockets as closed ones (crun)"),
-    (("ext-unix-sk",), FLAG, False, "", "allow unix sockets whose other end is outside of the container"),
-    (("shell-job",), FLAG, False, "", "allow a terminal that is the caller's"),
-    (("file-locks",), FLAG, False, "", "keep file locks, which must be held by nobody outside of the container"),
-    (
-        ("manage-cgroups-mode",),
-        CHOICE,
-        "",
-        "soft|full|strict|ignore",
-        "what CRIU does about cgroups below the container's; soft when not given",
-    ),
-    (
-        ("empty-ns",),
-        LIST,
-        (),
-        "network",
-        "leave it to others to set the namespace up; done with a network namespace anyway",
-    ),
-    (("auto-dedup",), FLAG, False, "", "free what is in a later image, or restored, in the earlier ones"),
-    (("lazy-pages",), FLAG, False, "", "let memory follow by userfaultfd, from CRIU's daemon lazy-pages"),
-    (("network-lock",), CHOICE, "", "iptables|nftables|skip", "how CRIU holds packets back meanwhile (crun)"),
-)
+    from runtime.cli.options import Command
 
 COMMANDS: dict[str, Command] = {
     "create": (
         "create a container",
-        (_ID,),
+        (ID,),
         (
-            _BUNDLE_DIR,
-            *_CREATE,
+            BUNDLE_DIR,
+            *CREATE,
             (("detach", "d"), FLAG, False, "", "accepted for callers that give it; create never waits"),
             (("no-subreaper",), FLAG, False, "", "accepted for callers that give it; create adopts nobody (crun)"),
         ),
@@ -158,35 +50,35 @@ COMMANDS: dict[str, Command] = {
     ),
     "start": (
         "run the process of a created container",
-        (_ID,),
+        (ID,),
         (),
         "The container must be created and not yet started.",
     ),
     "state": (
         "print the state of a container",
-        (_ID,),
+        (ID,),
         ((("verbose",), FLAG, False, "", "say besides where an init that is not yet running stands"),),
         "The output is the JSON object of the runtime specification.",
     ),
     "kill": (
         "send a signal to a container's init process",
-        (_ID, ("signal", MAYBE, "number or name of the signal, with or without SIG; TERM when not given")),
-        ((("all", "a"), FLAG, False, "", "send it to every process of the container"), _REGEX),
+        (ID, ("signal", MAYBE, "number or name of the signal, with or without SIG; TERM when not given")),
+        ((("all", "a"), FLAG, False, "", "send it to every process of the container"), REGEX),
         "A container without a pid namespace of its own is signalled as a whole by KILL.",
     ),
     "delete": (
         "delete a container that is created or stopped",
-        (_ID,),
-        ((("force", "f"), FLAG, False, "", "kill a running container first; an unknown id is no error"), _REGEX),
+        (ID,),
+        ((("force", "f"), FLAG, False, "", "kill a running container first; an unknown id is no error"), REGEX),
         "Remove the container's cgroup and state. With --force also what an interrupted create left behind.",
     ),
     "run": (
         "create a container, start it and wait for it",
-        (_ID,),
+        (ID,),
         (
-            _BUNDLE_DIR,
-            *_CREATE,
-            _DETACH,
+            BUNDLE_DIR,
+            *CREATE,
+            DETACH,
             (("keep",), FLAG, False, "", "do not delete the container when its process has ended"),
             (("no-subreaper",), FLAG, False, "", "do not adopt orphaned processes of the container"),
         ),
@@ -194,13 +86,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "exec": (
         "run another process in a running container",
-        (_ID, ("args", PAYLOAD, "program and arguments; none with --process")),
+        (ID, ("args", PAYLOAD, "program and arguments; none with --process")),
         (
             (("process", "p"), TEXT, "", "FILE", "the process to run, as JSON: config.json's process object"),
-            _DETACH,
-            _PID_FILE,
-            _CONSOLE_SOCKET,
-            _PIDFD_SOCKET,
+            DETACH,
+            PID_FILE,
+            CONSOLE_SOCKET,
+            PIDFD_SOCKET,
             (("tty", "t"), FLAG, False, "", "give the process a terminal"),
             (("cwd",), TEXT, "", "DIR", "working directory inside the container"),
             # None and not "": an empty user is a mistake, and must not fall back to the container's, which may be root
@@ -211,7 +103,7 @@ COMMANDS: dict[str, Command] = {
             (("no-new-privs",), FLAG, False, "", "set no_new_privs"),
             (("process-label",), TEXT, "", "LABEL", "SELinux label of the process"),
             (("apparmor",), TEXT, "", "PROFILE", "AppArmor profile of the process"),
-            _PRESERVE_FDS,
+            PRESERVE_FDS,
             (("cgroup",), LIST, (), "[CONTROLLER:]PATH", "existing cgroup below the container's to put the process in"),
             (("ignore-paused",), FLAG, False, "", "allow a paused container; the process runs once it is resumed"),
         ),
@@ -221,18 +113,18 @@ COMMANDS: dict[str, Command] = {
     "list": (
         "list containers",
         (),
-        (_FORMAT, (("quiet", "q"), FLAG, False, "", "print ids only")),
+        (FORMAT, (("quiet", "q"), FLAG, False, "", "print ids only")),
         "The containers are those under --root. An entry that cannot be read is listed with status unknown.",
     ),
     "ps": (
         "list the processes of a container",
-        (_ID, ("options", PAYLOAD, "options of ps; -ef when not given")),
-        (_FORMAT,),
+        (ID, ("options", PAYLOAD, "options of ps; -ef when not given")),
+        (FORMAT,),
         "The table is what the host's ps prints, less the processes of others; json is an array of process ids of the host.",
     ),
     "events": (
         "print statistics, and when memory ran out",
-        (_ID,),
+        (ID,),
         (
             (("interval",), DURATION, 5.0, "TIME", "how often, such as 500ms or 1m; 5s when not given"),
             (("stats",), FLAG, False, "", "print the statistics once, now"),
@@ -241,14 +133,14 @@ COMMANDS: dict[str, Command] = {
     ),
     "pause": (
         "suspend all processes of a container",
-        (_ID,),
+        (ID,),
         (),
         "The container's cgroup is frozen until it is resumed.",
     ),
-    "resume": ("let a paused container run on", (_ID,), (), "The container's cgroup is thawed."),
+    "resume": ("let a paused container run on", (ID,), (), "The container's cgroup is thawed."),
     "update": (
         "change the limits of a container",
-        (_ID,),
+        (ID,),
         (
             (
                 ("resources", "r"),
@@ -279,11 +171,23 @@ COMMANDS: dict[str, Command] = {
         "What is not named stays as it is, and so does what is named with 0. Where the kernel refuses one of the new limits, "
         "the old ones are put back. Device rules are never changed.",
     ),
+    "mounts": (
+        "add mounts to a running container, or remove them (crun)",
+        (
+            ("action", ONE, "add or remove"),
+            ID,
+            ("file", ONE, "JSON: config.json's mounts, an array or an object that has it"),
+        ),
+        ((("plan",), FLAG, False, "", "print what would be done, and do none of it"),),
+        "All mounts of the file are added, or none. Sources are paths of the host, relative ones of the bundle; what is missing of a "
+        "destination is made. To remove, the destinations alone count: what lies on top there is unmounted, the last one first. "
+        "Nothing is kept: the mounts end with the container.",
+    ),
     "checkpoint": (
         "save the state of a running container",
-        (_ID,),
+        (ID,),
         (
-            *_CRIU,
+            *CRIU,
             (("parent-path",), TEXT, "", "DIR", "images of an earlier --pre-dump, relative to --image-path"),
             (("leave-running",), FLAG, False, "", "let the container go on; it is deleted when not given"),
             (("pre-dump",), FLAG, False, "", "save only the memory, and let the container go on"),
@@ -302,13 +206,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "restore": (
         "restore a container from a checkpoint",
-        (_ID,),
+        (ID,),
         (
-            _BUNDLE_DIR,
-            *_CRIU,
-            _PID_FILE,
-            _CONSOLE_SOCKET,
-            _DETACH,
+            BUNDLE_DIR,
+            *CRIU,
+            PID_FILE,
+            CONSOLE_SOCKET,
+            DETACH,
             (("no-subreaper",), FLAG, False, "", "do not adopt orphaned processes of the container"),
             (("no-pivot",), FLAG, False, "", "accepted for callers that give it; CRIU changes the root"),
             (
@@ -340,7 +244,7 @@ COMMANDS: dict[str, Command] = {
         "write a config.json to start from",
         (),
         (
-            _BUNDLE_DIR,
+            BUNDLE_DIR,
             (
                 ("file", "f"),
                 TEXT,
@@ -360,7 +264,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "validate": (
         "check a bundle's config.json",
-        (_BUNDLE,),
+        (BUNDLE,),
         (
             (("json",), FLAG, False, "", "print an array of findings in JSON"),
             (("strict",), FLAG, False, "", "properties that the specification does not know are errors too"),
@@ -369,9 +273,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": (
         "print what create would do, and do none of it",
-        (_BUNDLE,),
+        (BUNDLE,),
         (
-            *_CREATE,
+            *CREATE,
             (("id",), TEXT, "", "ID", "name of the container; the name of the bundle's directory when not given"),
             (("json",), FLAG, False, "", "print an array of steps in JSON"),
         ),

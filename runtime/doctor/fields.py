@@ -6,7 +6,8 @@ import os
 import resource
 
 from runtime import linux, unprivileged
-from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel
+from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel, trial
+from runtime.plan import Op
 from runtime.planner import sysctl
 
 TYPE_CHECKING = False
@@ -42,23 +43,19 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
     wanted = config.get("process") or {}
     privileged = bool(host.capabilities & _SYS_RESOURCE)
     for index, limit in enumerate(wanted.get("rlimits") or ()):
-        number = linux.RLIMITS.get(limit["type"])
-        hard = resource.getrlimit(number)[1] if number is not None else resource.RLIM_INFINITY
-        if hard != resource.RLIM_INFINITY and limit["hard"] > hard and not privileged:
-            found = f"{limit['type']} {limit['hard']}, and without CAP_SYS_RESOURCE {hard} is the most"
-            yield Finding(
-                ERROR,
-                "bundle.rlimit",
-                f"/process/rlimits/{index}",
-                found,
-                f"lower it to {hard}, or raise the limit of whoever starts pyrunc",
-            )
+        if high := _too_high(limit, privileged):
+            yield Finding(ERROR, "bundle.rlimit", f"/process/rlimits/{index}", *high)
+    profile = wanted.get("apparmorProfile") or ""
+    if profile and host.has_apparmor:
+        why = trial.refused([Op("write", "/proc/self/attr/apparmor/exec", f"exec {profile}", about=profile)])
+        if why:
+            advice = "load it as root with apparmor_parser, or take it out"
+            yield Finding(ERROR, "bundle.apparmor-profile", "/process/apparmorProfile", why, advice)
     score, own = wanted.get("oomScoreAdj"), kernel.text("/proc/self/oom_score_adj")
     if score is not None and own.lstrip("-").isdigit() and score < int(own) and not privileged:
         found = f"{score}, and without CAP_SYS_RESOURCE it cannot be lowered below {own}"
-        yield Finding(
-            ERROR, "bundle.oom-score-adj", "/process/oomScoreAdj", found, f"raise it to {own}, or leave it out"
-        )
+        advice, severity = f"raise it to {own}, or leave it out", WARNING if host.is_rootless else ERROR
+        yield Finding(severity, "bundle.oom-score-adj", "/process/oomScoreAdj", found, advice)
     for key in (config.get("linux") or {}).get("sysctl") or {}:
         # a namespace of the container's own has the same parameters as ours, but for those of modules
         if not os.path.exists(f"/proc/sys/{sysctl.file_of(key)}"):
@@ -66,6 +63,20 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 WARNING, "bundle.sysctl", "/linux/sysctl", f'"{key}" is not among the parameters of this host', advice
             )
+
+
+def _too_high(limit: dict[str, Any], privileged: bool) -> tuple[str, str] | None:
+    """Why a limit is more than can be had, and what to do."""
+    name, asked = limit["type"], limit["hard"]
+    number, all_files = linux.RLIMITS.get(name), kernel.text("/proc/sys/fs/nr_open")
+    if name == "RLIMIT_NOFILE" and all_files.isdigit() and asked > int(all_files):
+        advice = f"lower it to {all_files}, or as root raise fs.nr_open"
+        return f"{name} {asked}, and fs.nr_open allows nobody more than {all_files}", advice
+    hard = resource.getrlimit(number)[1] if number is not None else resource.RLIM_INFINITY
+    if hard != resource.RLIM_INFINITY and asked > hard and not privileged:
+        advice = f"lower it to {hard}, or raise the limit of whoever starts pyrunc"
+        return f"{name} {asked}, and without CAP_SYS_RESOURCE {hard} is the most", advice
+    return None
 
 
 def users(host: Host, config: dict[str, Any]) -> Iterator[Finding]:

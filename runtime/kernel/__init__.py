@@ -119,13 +119,13 @@ def spawn_newuser() -> int:
     return _checked((_lib or _load()).pyrunc_spawn_newuser())
 
 
-def spawn(path: str, args: list[str], env: list[str], folder: int, stdin: int, output: int) -> int:
-    """Start a program of the host: in a session of its own, in the directory `folder`, with `stdin` as 0, `output` as 1 and 2 and
+def spawn(path: str, args: list[str], env: list[str], folder: int, standard: tuple[int, int, int]) -> int:
+    """Start a program of the host: in a session of its own, in the directory `folder`, with `standard` as 0, 1 and 2 and
     no other descriptor. The pid of a child of ours; safe in a program with threads."""
     lib = _lib or _load()
     words = [[_ffi.new("char[]", os.fsencode(word)) for word in words] for words in (args, env)]
     argv, envp = (_ffi.new("char *[]", [*found, _ffi.NULL]) for found in words)
-    return _checked(lib.pyrunc_spawn(os.fsencode(path), argv, envp, folder, stdin, output))
+    return _checked(lib.pyrunc_spawn(os.fsencode(path), argv, envp, folder, *standard))
 
 
 def bpf_prog_load(program: bytes) -> int:

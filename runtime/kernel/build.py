@@ -43,7 +43,7 @@ SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=
 #: it also runs where there is no compiler, and so no library of its; clang does this unasked
 SANITIZERS_INSIDE = ["-static-libasan", "-static-libubsan"]
 
-INTERPRETER = ["exec.c", "resolve.c", "program.c"]
+INTERPRETER = ["exec.c", "resolve.c", "copy.c", "program.c"]
 HEADERS = ["exec.h", "ops.h", "plan.h", "sys.h"]
 
 CDEF = """
@@ -58,7 +58,7 @@ int pyrunc_mount(const char *source, const char *target, const char *type, unsig
 int pyrunc_unmount(const char *target, int flags);
 int pyrunc_own_core_cookie(void);
 int pyrunc_spawn_newuser(void);
-int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out);
+int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out, int err);
 int pyrunc_bpf_prog_load(const char *program, size_t length);
 int pyrunc_bpf_prog_attach(int cgroup_fd, int program_fd);
 int pyrunc_seccomp_flag_supported(unsigned flag);

@@ -173,7 +173,7 @@ int pyrunc_spawn_newuser(void)
 struct spawned {
     const char *path;
     char **argv, **envp;
-    int folder, in, out, error;
+    int folder, in, out, err, error;
 };
 
 static int run_spawned(void *argument)
@@ -187,7 +187,9 @@ static int run_spawned(void *argument)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8L);
     // copied away first: a caller without standard descriptors may have got their numbers for these
     int in = fcntl(s->in, F_DUPFD_CLOEXEC, 3), out = fcntl(s->out, F_DUPFD_CLOEXEC, 3);
-    if (in >= 0 && out >= 0 && fchdir(s->folder) == 0 && dup2(in, 0) == 0 && dup2(out, 1) == 1 && dup2(out, 2) == 2) {
+    int err = fcntl(s->err, F_DUPFD_CLOEXEC, 3);
+    if (in >= 0 && out >= 0 && err >= 0 && fchdir(s->folder) == 0 && dup2(in, 0) == 0 && dup2(out, 1) == 1 &&
+        dup2(err, 2) == 2) {
         setsid();
         close_on_exec(3);
         execve(s->path, s->argv, s->envp);
@@ -198,10 +200,10 @@ static int run_spawned(void *argument)
 
 /* Start a program of the host in a session of its own and in a directory of its own, with descriptors 0, 1, 2 and no
  * other. Unlike posix_spawn(3) with a chdir before it, nothing of this is seen by other threads. */
-int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out)
+int pyrunc_spawn(const char *path, char **argv, char **envp, int folder, int in, int out, int err)
 {
     static const size_t stack_bytes = 16384;
-    struct spawned s = {path, argv, envp, folder, in, out, 0};
+    struct spawned s = {path, argv, envp, folder, in, out, err, 0};
     char *stack = mmap(NULL, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stack == MAP_FAILED) return -errno;
     sigset_t all, before;

@@ -13,7 +13,6 @@
 
 #define NULL_DEVICE 0x103U /* 1:3 */
 #define PTMX_DEVICE 0x502U /* 5:2 */
-#define COPY_DEPTH 64
 
 struct interpreter m;
 
@@ -91,14 +90,22 @@ void add_detail(const char *text, size_t n)
     }
 }
 
+static void write_number(char *to, u32 n)
+{
+    size_t i = 1;
+    for (u32 rest = n; rest /= 10;)
+        i++;
+    to[i] = 0;
+    do
+        to[--i] = (char)('0' + n % 10);
+    while (n /= 10);
+}
+
 void add_number(u32 n)
 {
-    char digits[10];
-    size_t i = sizeof(digits);
-    do
-        digits[--i] = (char)('0' + n % 10);
-    while (n /= 10);
-    add_detail(digits + i, sizeof(digits) - i);
+    char digits[11];
+    write_number(digits, n);
+    add_detail(digits, length_of(digits));
 }
 
 /* -- names inside the root that a register holds; where there is none, the host's ---------------------------------- */
@@ -369,9 +376,25 @@ static long op_mkdirs(const struct op *o)
     return error ? error : fill(o->r0, fd);
 }
 
+/* A place that is there and may be a link itself, to be mounted on as it is. */
+static long link_to_mount_on(const struct op *o)
+{
+    struct statfs fs;
+    long fd = path_in(o->r1, text_of(o, 0), O_NOFOLLOW);
+    if (fd < 0) return fd;
+    long error = sys(fstatfs, fd, &fs);
+    // their links are the kernel's: who covers one of those changes what others, the runtime too, are led to
+    if (error == 0 && (fs.f_type == PROC_SUPER_MAGIC || fs.f_type == SYSFS_MAGIC || fs.f_type == DEVPTS_SUPER_MAGIC)) {
+        error = -EPERM;
+    }
+    if (error) close_fd(fd);
+    return error ? error : fill(o->r0, fd);
+}
+
 static long op_mountpoint(const struct op *o)
 {
     struct stat like = {0}, st;
+    if (o->a) return link_to_mount_on(o);
     long error = o->r2 == NO_REGISTER ? 0 : sys(fstat, fd_of(o->r2), &like);
     if (error) return error;
     u32 kind = o->r2 == NO_REGISTER || is_kind(&like, S_IFDIR) ? S_IFDIR : S_IFREG;
@@ -395,6 +418,12 @@ static long op_symlink(const struct op *o)
     close_fd(root);
     if (error) return error;
     error = sys(symlinkat, text_of(o, 0), p.dir, p.name);
+    if (error == -EEXIST && o->a) {
+        char there[PATH_MAX];
+        long n = sys(readlinkat, p.dir, p.name, there, sizeof(there) - 1);
+        there[n > 0 ? n : 0] = 0;
+        if (n > 0 && is_same(there, text_of(o, 0))) error = 0;
+    }
     close_fd(p.dir);
     return error;
 }
@@ -527,99 +556,6 @@ static long op_mount_setattr(const struct op *o)
     return error;
 }
 
-static long copy_directory(int from, int to, u64 device, int depth);
-
-static long copy_file(int from, int to, const char *name, const struct stat *st)
-{
-    struct stat now;
-    // it may have become a FIFO since, where an ordinary open would wait for ever
-    long in = sys(openat, from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
-    if (in < 0) return in;
-    long out = sys(openat, to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    long n = out < 0 ? out : sys(fstat, in, &now);
-    if (n == 0 && !is_kind(&now, S_IFREG)) n = -ESTALE;
-    if (n == 0) {
-        while ((n = sys(sendfile, out, in, 0, 1 << 20)) > 0) {
-        }
-    }
-    if (n == 0) n = sys(fchown, out, st->st_uid, st->st_gid);
-    if (n == 0) n = sys(fchmod, out, st->st_mode & 07777);
-    close_fd(in);
-    close_fd(out);
-    return n;
-}
-
-static long copy_entry(int from, int to, const char *name, u64 device, int depth)
-{
-    struct stat st;
-    char target[PATH_MAX / 4];
-    long error = sys(newfstatat, from, name, &st, AT_SYMLINK_NOFOLLOW);
-    if (error) return error;
-    if (is_kind(&st, S_IFREG)) {
-        error = copy_file(from, to, name, &st);
-    } else if (is_kind(&st, S_IFLNK)) {
-        long n = sys(readlinkat, from, name, target, sizeof(target));
-        if (n < 0 || n == (long)sizeof(target)) return n < 0 ? n : -ENAMETOOLONG;
-        target[n] = 0;
-        error = sys(symlinkat, target, to, name);
-        if (error == 0) error = sys(fchownat, to, name, st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW);
-    } else {
-        int is_directory = is_kind(&st, S_IFDIR);
-        error = is_directory ? sys(mkdirat, to, name, 0700) : sys(mknodat, to, name, st.st_mode, st.st_rdev);
-        if (is_directory && error == 0) {
-            long a = sys(openat, from, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
-            long b = sys(openat, to, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
-            error = a < 0 ? a : b < 0 ? b : copy_directory((int)a, (int)b, device, depth + 1);
-            close_fd(a);
-            close_fd(b);
-        }
-        if (error == 0) error = sys(fchownat, to, name, st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW);
-        // by name: the place that is copied to is not attached anywhere yet, nobody else can exchange it
-        if (error == 0) error = sys(fchmodat, to, name, st.st_mode & 07777);
-    }
-    struct __kernel_timespec times[2] = {
-        {(long)st.st_atime, (long)st.st_atime_nsec},
-        {(long)st.st_mtime, (long)st.st_mtime_nsec},
-    };
-    return error ? error : sys(utimensat, to, name, times, AT_SYMLINK_NOFOLLOW);
-}
-
-static long copy_directory(int from, int to, u64 device, int depth)
-{
-    char entries[1024] __attribute__((aligned(8)));
-    struct stat st;
-    long error = sys(fstat, from, &st);
-    if (error) return error;
-    if (st.st_dev != device) return 0; // something is mounted here: it is not part of what lies below
-    if (depth > COPY_DEPTH) return -ENAMETOOLONG;
-    for (;;) {
-        long n = sys(getdents64, from, entries, sizeof(entries));
-        if (n <= 0) return n;
-        // u64 inode, s64 offset, u16 length, u8 type, name
-        for (long i = 0; i < n; i += *(const u16 *)(const void *)(entries + i + 16)) {
-            const char *name = entries + i + 19;
-            if (is_same(name, ".") || is_same(name, "..")) continue;
-            if ((error = copy_entry(from, to, name, device, depth))) return error;
-        }
-    }
-}
-
-static long op_copy_up(const struct op *o)
-{
-    struct stat st;
-    long from = sys(openat, fd_of(o->r1), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    if (from < 0) return from;
-    long error = sys(fstat, from, &st);
-    if (error == 0 && o->a) {
-        error = sys(fchmodat, fd_of(o->r0), ".", st.st_mode & 07777);
-        close_fd(from);
-        return error;
-    }
-    if (error == 0) error = copy_directory((int)from, fd_of(o->r0), st.st_dev, 0);
-    close_fd(from);
-    return error;
-}
-
 /* An empty read-only directory to hide others under: the mount itself the first time, later a clone of it. */
 static long empty_directory(u16 r)
 {
@@ -691,6 +627,21 @@ static long op_pivot_root(const struct op *o)
     if (error == 0) error = sys(fchdir, old);
     if (error == 0) error = sys(umount2, ".", MNT_DETACH);
     close_fd(old);
+    return error ? error : sys(chdir, "/");
+}
+
+static long op_unmount(const struct op *o)
+{
+    char path[24] = "self/fd/";
+    struct statx st;
+    long error = sys(statx, fd_of(o->r0), "", AT_EMPTY_PATH | AT_NO_AUTOMOUNT, STATX_MNT_ID, &st);
+    if (error) return error;
+    if (!(st.stx_attributes & STATX_ATTR_MOUNT_ROOT)) return -EINVAL;
+    if (o->a) return 0;
+    // by its descriptor, through a procfs of the host's: no name of the container is looked up
+    write_number(path + length_of(path), (u32)fd_of(o->r0));
+    error = sys(fchdir, fd_of(o->r1));
+    if (error == 0) error = sys(umount2, path, MNT_DETACH);
     return error ? error : sys(chdir, "/");
 }
 
@@ -885,6 +836,7 @@ static long run(const struct op *o)
     case OP_READONLY: return op_readonly(o);
     case OP_PIVOT_ROOT: return op_pivot_root(o);
     case OP_CHROOT: return op_chroot(o);
+    case OP_UNMOUNT: return op_unmount(o);
     case OP_CHDIR: return op_chdir(o);
     case OP_OPEN_PTY: return op_open_pty(o);
     case OP_CTTY: return op_ctty(o);

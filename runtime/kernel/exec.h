@@ -95,6 +95,9 @@ long op_run_hook(const struct op *o);
 long op_home(const struct op *o);
 long op_find_exec(const struct op *o);
 
+/* copy.c */
+long op_copy_up(const struct op *o);
+
 /* exec.c */
 void add_detail(const char *text, size_t n);
 void add_number(u32 n);

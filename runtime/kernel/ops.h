@@ -55,6 +55,7 @@ enum op_number {
     OP_MASK = 40,
     OP_READONLY = 41,
     OP_PIVOT_ROOT = 42,
+    OP_UNMOUNT = 57,
     OP_CHROOT = 43,
     OP_CHDIR = 44,
     OP_OPEN_PTY = 45,
@@ -68,7 +69,7 @@ enum op_number {
     OP_CLOSE_RANGE = 53,
     OP_INHERIT = 55,
     OP_EXEC = 54,
-    OP_LAST = 56
+    OP_LAST = 57
 };
 
 #endif

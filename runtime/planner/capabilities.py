@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from struct import pack
 
-from runtime import linux
+from runtime import annotation, linux
 from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_DENIED
 from runtime.plan import Op
@@ -75,6 +75,8 @@ def credentials(request: Request, plan: Plan) -> Iterator[Op]:
 
 
 def _groups(request: Request, gids: list[int]) -> Iterator[Op]:
+    if annotation.keeps_groups(request.config):
+        return
     found = namespaces.get(request)
     if found.is_setgroups_denied:
         # being in one's own group is all that there is; anything else would be a membership that is silently missing

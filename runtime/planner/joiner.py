@@ -15,6 +15,7 @@ EXEC: tuple[tuple[str, Section], ...] = (
     # before the first namespace of the container: its root must not trace us (CVE-2016-9962)
     ("not dumpable", process.not_dumpable),
     ("initial affinity", process.initial_affinity),
+    ("close the private proc", process.close_proc),
     ("cgroup", namespaces.join_cgroup),
     ("join namespaces of init", namespaces.join_init),
     ("fork", namespaces.fork),

@@ -9,12 +9,12 @@ to that descriptor (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133 were all a pa
 
 from __future__ import annotations
 
-from runtime import linux
+from runtime import annotation, linux
 from runtime import system as os
 from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_NOFOLLOW, FLAG_RECURSIVE
 from runtime.plan import Op
-from runtime.planner import cgroup_mounts, namespaces, rootfs
+from runtime.planner import cgroup_mounts, idmap, namespaces, rootfs
 from runtime.planner.options import Options
 
 TYPE_CHECKING = False
@@ -46,9 +46,9 @@ _VALUE_BYTES_MAX = 255
 class Mount:
     """One entry of `mounts`, read: where it goes, what kind it is, its options, and the words for its errors."""
 
-    __slots__ = ("index", "where", "kind", "source", "place", "options", "about", "id_maps")
+    __slots__ = ("index", "where", "kind", "source", "place", "options", "about", "id_maps", "link")
 
-    def __init__(self, index: int, entry: dict[str, Any], bundle: str) -> None:
+    def __init__(self, index: int, entry: dict[str, Any], bundle: str, config: dict[str, Any]) -> None:
         self.index = index
         self.where = f"/mounts/{index}"
         self.kind: str = entry.get("type") or ""
@@ -56,31 +56,22 @@ class Mount:
         #: a relative destination is taken from the root, as runc does; `..` is resolved by name, before any link
         self.place = os.path.normpath("/" + entry["destination"].lstrip("/"))
         self.options = options = Options(entry.get("options") or ())
+        #: what the source says as a link, where the link shall be copied and not followed
+        self.link = ""
         if self.kind in ("bind", "rbind") and not options.is_bind:
             options.is_bind = True
             options.is_recursive = self.kind == "rbind"
         if options.is_bind:
             self.kind = "bind"
             self.source = os.path.join(bundle, self.source)
-        self.id_maps = self._id_maps(entry)
+        self.id_maps = idmap.of_mount(entry, options.id_maps, config, self.where)
+        options.is_idmapped = options.is_idmapped or self.id_maps is not None
         if options.is_bind:
             self.about = f"bind {self.source} to {self.place}"
         else:
             self.about = f"mount {self.kind} on {self.place}"
         if options.text:
             self.about += f" ({options.text})"
-
-    def _id_maps(self, entry: dict[str, Any]) -> tuple[str, str] | None:
-        uids: list[dict[str, int]] = entry.get("uidMappings") or []
-        gids: list[dict[str, int]] = entry.get("gidMappings") or []
-        if bool(uids) != bool(gids):
-            raise ConfigError(
-                self.where, "has only one of uidMappings and gidMappings", clause="config.md#posix-platform-mounts"
-            )
-        if not uids:
-            return None
-        self.options.is_idmapped = True
-        return namespaces.map_text(uids), namespaces.map_text(gids)
 
 
 def read(request: Request) -> list[Mount]:
@@ -91,9 +82,12 @@ def read(request: Request) -> list[Mount]:
     if request.notify_dir:
         options = ["bind", "nosuid", "noexec", "nodev", "ro"]
         entries.append({"destination": "/run/notify", "type": "bind", "source": request.notify_dir, "options": options})
-    found = [Mount(index, entry, request.bundle) for index, entry in enumerate(entries)]
+    found = [Mount(index, entry, request.bundle, request.config) for index, entry in enumerate(entries)]
     for mount in found:
         _check(mount)
+        if mount.options.copies_link:
+            # of the host, like the source itself: a plan may know it
+            mount.link = request.host.link_target(mount.source)
     request.mounts = found
     return found
 
@@ -108,6 +102,10 @@ def _check(mount: Mount) -> None:
             raise ConfigError(where, "a bind mount without a source")
     elif not mount.kind and not options.is_remount:
         raise ConfigError(where, "neither a type nor a bind mount", clause="config.md#posix-platform-mounts")
+    if options.copies_link and (options.keeps_source or options.keeps_place):
+        raise ConfigError(f"{where}/options", "copy-symlink goes with neither src-nofollow nor dest-nofollow")
+    if (options.copies_link or options.keeps_source) and (not options.is_bind or options.is_remount):
+        raise ConfigError(f"{where}/options", "copy-symlink and src-nofollow are for bind mounts alone")
     if options.copies_up and mount.kind != "tmpfs":
         raise ConfigError(where, "tmpcopyup is for tmpfs alone")
     if place == "/proc":
@@ -130,8 +128,8 @@ def open_sources(request: Request, plan: Plan) -> Iterator[Op]:
     if not _takes_sources_early(request):
         return
     for mount in read(request):
-        if mount.options.is_bind and not mount.options.is_remount:
-            yield from _open_source(mount, request, plan, f"src-{mount.index}")
+        if mount.options.is_bind and not mount.options.is_remount and not mount.link:
+            yield from open_source(mount, request, plan, f"src-{mount.index}")
             if not rootfs.is_shared(request):
                 yield rootfs.cut_off(request, f"src-{mount.index}", mount.about, mount.where)
 
@@ -147,33 +145,36 @@ def mounts(request: Request, plan: Plan) -> Iterator[Op]:
             )
         if options.is_remount:
             yield from _remount(mount)
+        elif mount.link:
+            yield from copy_link(mount)
         elif options.is_bind:
             theirs = [*options.superblock, *(word for word, _ in options.data)]
             if theirs:
                 plan.warnings.append(f"{mount.about}: {','.join(theirs)} is the source filesystem's, ignoring")
             tree = f"src-{mount.index}" if has_sources else "tree"
             if not has_sources:
-                yield from _open_source(mount, request, plan, tree)
+                yield from open_source(mount, request, plan, tree)
             yield from attach(mount, tree)
             if has_sources:
                 yield Op("close", r0=tree)
         elif mount.kind == "cgroup" or (mount.kind == "cgroup2" and cgroup_mounts.is_bound(request)):
             yield from cgroup_mounts.cgroup_mount(mount, request)
         else:
-            yield from _filesystem(mount, request, plan)
+            yield from filesystem(mount, request, plan, register(mount))
+            yield from attach(mount, register(mount))
 
 
 def finish(request: Request, plan: Plan) -> Iterator[Op]:
     """Make read-only what had to be written to first: mounts below a tmpfs, devices in /dev."""
     for mount in read(request):
         if is_read_only_late(mount):
-            yield Op(
-                "mount-setattr",
-                r0=register(mount),
-                a=linux.MOUNT_ATTR_RDONLY,
-                about=f"make {mount.place} read-only",
-                where=mount.where,
-            )
+            yield read_only(mount, register(mount))
+
+
+def read_only(mount: Mount, tree: str) -> Op:
+    """Make a mount read-only, its filesystem not."""
+    about = f"make {mount.place} read-only"
+    return Op("mount-setattr", r0=tree, a=linux.MOUNT_ATTR_RDONLY, about=about, where=mount.where)
 
 
 def register(mount: Mount) -> str:
@@ -208,12 +209,15 @@ def _takes_sources_early(request: Request) -> bool:
 # -- binds -----------------------------------------------------------------------------------------------------------
 
 
-def _open_source(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op]:
+def open_source(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op]:
+    """Take the source of a bind as a tree of its own, with the attributes that are asked for."""
     options, about, where = mount.options, mount.about, mount.where
     clone = linux.OPEN_TREE_CLONE | (linux.AT_RECURSIVE if options.is_recursive else 0)
+    if options.keeps_source:
+        clone |= linux.AT_SYMLINK_NOFOLLOW
     yield Op("open-tree", mount.source, r0=tree, a=clone, about=about, where=where)
     yield from _attributes(mount, tree)
-    yield from _idmap(mount, request, plan, tree)
+    yield from idmap.idmap(mount, request, plan, tree)
 
 
 def _attributes(mount: Mount, tree: str) -> Iterator[Op]:
@@ -238,45 +242,14 @@ def _recursively(mount: Mount, tree: str) -> Op:
     )
 
 
-def _idmap(mount: Mount, request: Request, plan: Plan, tree: str) -> Iterator[Op]:
-    options = mount.options
-    if not options.is_idmapped:
-        return
-    if request.host.euid != 0:
-        raise Unsupported(f"{mount.about}: idmapped mounts need root")
-    maps = mount.id_maps
-    held = ""
-    if maps is None:
-        found = namespaces.get(request)
-        if found.uid_map:
-            # the container's own mapping, in a namespace that is there already
-            maps = namespaces.map_text(found.uid_map), namespaces.map_text(found.gid_map)
-        elif found.has_user:
-            held = "ns-user"
-        else:
-            raise ConfigError(mount.where, "idmap without mappings, of the mount or of a user namespace")
-    if maps is not None:
-        held = "idmap"
-        section = f"idmap-{mount.index}"
-        steps = [("idmap", mount.place, f"{maps[0]};{maps[1]}")]
-        yield plan.ask(section, steps, get=held, about=mount.about, where=mount.where)
-    yield Op(
-        "mount-setattr",
-        r0=tree,
-        r1=held,
-        a=linux.MOUNT_ATTR_IDMAP,
-        flags=FLAG_RECURSIVE if options.is_idmapped_recursively else 0,
-        about=mount.about,
-        where=mount.where,
-    )
-
-
 def attach(mount: Mount, tree: str) -> Iterator[Op]:
     """Attach a finished tree at its place inside the root, then set its propagation."""
     about, where, root = mount.about, mount.where, "rootfs"
     # proc and sysfs: a link in their place would let an image choose where they appear (CVE-2019-19921)
     flags = FLAG_NOFOLLOW if mount.kind in ("proc", "sysfs") else 0
-    if mount.kind == "tmpfs" and not any(word.startswith("mode=") for word, _ in mount.options.data):
+    if mount.options.keeps_place:
+        yield Op("mountpoint", mount.place, r0="at", r1=root, r2=tree, a=1, about=about, where=where)
+    elif mount.kind == "tmpfs" and not any(word.startswith("mode=") for word, _ in mount.options.data):
         # a tmpfs takes after the directory that it covers, as with runc; where there is none, it is everybody's like /tmp
         parent = mount.place.rpartition("/")[0]
         if parent:
@@ -294,12 +267,21 @@ def attach(mount: Mount, tree: str) -> Iterator[Op]:
         yield Op("mount-setattr", r0=tree, c=kind, flags=flags, about=about, where=where)
 
 
+def copy_link(mount: Mount) -> Iterator[Op]:
+    """Make a link like the source's in place of a mount; one that is there must say the same."""
+    about = f"copy the link {mount.source} to {mount.place}"
+    parent = mount.place.rpartition("/")[0]
+    if parent:
+        yield Op("mkdirs", parent, r1="rootfs", a=0o755, about=about, where=mount.where)
+    yield Op("symlink", mount.link, mount.place, r1="rootfs", a=1, about=about, where=mount.where)
+
+
 # -- filesystems -----------------------------------------------------------------------------------------------------
 
 
-def _filesystem(mount: Mount, request: Request, plan: Plan) -> Iterator[Op]:
+def filesystem(mount: Mount, request: Request, plan: Plan, mnt: str) -> Iterator[Op]:
+    """Make a filesystem, mounted nowhere yet."""
     options, about, where = mount.options, mount.about, mount.where
-    mnt = register(mount)
     yield Op("fsopen", mount.kind, r0="fs", about=about, where=where)
     if mount.source:
         yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
@@ -308,8 +290,7 @@ def _filesystem(mount: Mount, request: Request, plan: Plan) -> Iterator[Op]:
     if is_read_only_late(mount):
         attributes &= ~linux.MOUNT_ATTR_RDONLY
     yield Op("fsmount", r0="fs", r1=mnt, a=attributes, about=about, where=where)
-    yield from _idmap(mount, request, plan, mnt)
-    yield from attach(mount, mnt)
+    yield from idmap.idmap(mount, request, plan, mnt)
 
 
 def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
@@ -324,7 +305,8 @@ def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
     if label and mount.kind not in ("proc", "sysfs"):
         if not request.host.has_selinux:
             raise Unsupported("linux.mountLabel: selinux is disabled or not supported on this host")
-        yield Op("fsconfig", "context", label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+        key = annotation.mount_context(request.config)
+        yield Op("fsconfig", key, label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
     for word, _ in options.data:
         key, equals, value = word.partition("=")
         if not equals:

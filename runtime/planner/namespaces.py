@@ -6,7 +6,7 @@ and setns wants privilege in the namespace's owner. namespaces(7), user_namespac
 
 from __future__ import annotations
 
-from runtime import linux
+from runtime import annotation, linux
 from runtime.errors import ConfigError, Unsupported
 from runtime.ops import FLAG_DENIED
 from runtime.plan import Op
@@ -200,7 +200,7 @@ def user(request: Request, plan: Plan) -> Iterator[Op]:
 def _become_root(request: Request, uid: int, gid: int) -> Iterator[Op]:
     # without this, files are made as the overflow id; the supplementary groups of the caller go while they can
     found = get(request)
-    if not found.is_setgroups_denied:
+    if not found.is_setgroups_denied and not annotation.keeps_groups(request.config):
         flags = FLAG_DENIED if found.is_setgroups_unsure else 0
         yield Op("setgroups", b"", flags=flags, about="drop supplementary groups")
     yield Op("setresgid", a=gid, about=f"become group {gid} of the user namespace", where="/linux/gidMappings")
@@ -271,9 +271,11 @@ def unshare_last(request: Request, plan: Plan) -> Iterator[Op]:
     if flags:
         yield Op("unshare", a=flags, about=f"make {linux.namespace_names(flags)} namespaces", where="/linux/namespaces")
     offsets = (request.config.get("linux") or {}).get("timeOffsets")
-    if not offsets or not flags & linux.CLONE_NEWTIME:
+    text = annotation.time_offsets(request.config)
+    if offsets:
+        text = "".join(f"{clock} {v.get('secs', 0)} {v.get('nanosecs', 0)}\n" for clock, v in offsets.items())
+    if not text or not flags & linux.CLONE_NEWTIME:
         return
-    text = "".join(f"{clock} {value.get('secs', 0)} {value.get('nanosecs', 0)}\n" for clock, value in offsets.items())
     if found.has_user:
         # the file belongs to whom we are only while we are dumpable, proc(5); no process of the container exists yet
         yield Op("prctl", a=linux.PR_SET_DUMPABLE, b=1, about="own our files under /proc")
@@ -346,9 +348,14 @@ def join_init(request: Request, plan: Plan) -> Iterator[Op]:
         yield Op("setns", r0="init", a=flags, about=about)
     yield Op("close", r0="init")
     if user_flag:
-        uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
-        gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
-        yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
+        yield from become_root_beside_init(request)
+
+
+def become_root_beside_init(request: Request) -> Iterator[Op]:
+    """Become root of the user namespace of a running container, once in it."""
+    uid_map = (request.config.get("linux") or {}).get("uidMappings") or [{"containerID": 0}]
+    gid_map = (request.config.get("linux") or {}).get("gidMappings") or [{"containerID": 0}]
+    yield from _become_root(request, _first_id(uid_map), _first_id(gid_map))
 
 
 # -- id maps ---------------------------------------------------------------------------------------------------------

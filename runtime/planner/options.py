@@ -54,7 +54,9 @@ _SUPERBLOCK: dict[str, tuple[bool, str]] = {
     "acl": (False, ""),
 }
 
-_WORDS = frozenset(("bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "defaults"))
+_WORDS = frozenset(
+    ("bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "copy-symlink", "src-nofollow", "dest-nofollow", "defaults")
+)  # fmt: skip
 
 #: every option that is not left to the filesystem, for `features`
 KNOWN: tuple[str, ...] = tuple(
@@ -66,8 +68,8 @@ class Options:
     """The options of one mount, sorted by what they are for."""
 
     __slots__ = (
-        "is_bind", "is_recursive", "is_remount", "is_idmapped", "is_idmapped_recursively", "copies_up", "attr_set",
-        "attr_clear", "rattr_set", "rattr_clear", "superblock", "propagation", "data", "text", "unsettable",
+        "is_bind", "is_recursive", "is_remount", "is_idmapped", "is_idmapped_recursively", "id_maps", "copies_up",
+        "copies_link", "keeps_source", "keeps_place", "attr_set", "attr_clear", "rattr_set", "rattr_clear", "superblock", "propagation", "data", "text", "unsettable",
     )  # fmt: skip
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -76,7 +78,11 @@ class Options:
         self.is_remount = False
         self.is_idmapped = False
         self.is_idmapped_recursively = False
+        #: the maps of idmap=, as they are written there
+        self.id_maps = ""
         self.copies_up = False
+        #: of links at the source, or in the mount's place: copied, mounted itself, mounted on itself
+        self.copies_link = self.keeps_source = self.keeps_place = False
         #: of the mount itself, and of all mounts below it
         self.attr_set = self.attr_clear = 0
         self.rattr_set = self.rattr_clear = 0
@@ -94,6 +100,9 @@ class Options:
                 self.propagation.append(linux.PROPAGATION[word])
             elif word in _WORDS:
                 self._word(word)
+            elif word.startswith(("idmap=", "ridmap=")):
+                name, _, self.id_maps = word.partition("=")
+                self._word(name)
             elif word in _SUPERBLOCK:
                 is_set, flag = _SUPERBLOCK[word]
                 if flag:
@@ -118,6 +127,12 @@ class Options:
             self.is_idmapped = self.is_idmapped_recursively = True
         elif word == "tmpcopyup":
             self.copies_up = True
+        elif word == "copy-symlink":
+            self.copies_link = True
+        elif word == "src-nofollow":
+            self.keeps_source = True
+        elif word == "dest-nofollow":
+            self.keeps_place = True
 
     def refuse_data(self, where: str) -> list[str]:
         """The options that a bind mount leaves without effect: it has no filesystem of its own to ask for a mode or a size.

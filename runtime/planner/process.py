@@ -60,6 +60,18 @@ def _private_proc(request: Request, *, has_sysctl: bool) -> Iterator[Op]:
     yield Op("fsmount", r0="fs", r1="proc", a=attributes, about=about)
 
 
+def close_proc(request: Request, plan: Plan) -> Iterator[Op]:
+    """Let go of the private proc before the fork into the container, unless a label is to be written through it.
+
+    It shows the host's processes, and their roots: who may trace any process in there, with CAP_SYS_PTRACE, could take it
+    from us whether we are dumpable or not (CVE-2016-9962).
+    """
+    if not request.host.is_rootless:
+        yield Op("close", r0="fs")
+    if not request.process.get("apparmorProfile") and not request.process.get("selinuxLabel"):
+        yield Op("close", r0="proc")
+
+
 def oom_score(request: Request, plan: Plan) -> Iterator[Op]:
     """Set the oom score first of all: once we are undumpable the file is root's, and lowering it is the host's privilege."""
     score = request.process.get("oomScoreAdj")

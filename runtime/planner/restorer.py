@@ -10,15 +10,13 @@ from __future__ import annotations
 from runtime import linux
 from runtime.ops import FLAG_RECURSIVE
 from runtime.plan import Op, Plan
+from runtime.planner import effects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from runtime.planner import Request
-
-#: close-range keeps this many
-INHERITED_MAX = 3
 
 
 def program(
@@ -49,7 +47,7 @@ def program(
                 plan.ask(name, [("directory", name, directory)], send="directory", about=about),
                 Op("close", r0="directory"),
             ]
-    plan.ops.append(_close_range(inherited))
+    plan.ops.append(effects.close_range(inherited))
     for name in inherited:
         plan.ops.append(Op("inherit", r0=name, about=f"pass {name} on"))
     plan.ops.append(
@@ -81,7 +79,7 @@ def places(request: Request) -> Plan:
     #: what lies on a filesystem of the container's own comes back with that
     covered: list[str] = []
     for mount in mounts.read(request):
-        if mount.options.is_remount or any(mount.place.startswith(f"{place}/") for place in covered):
+        if mount.options.is_remount or mount.link or any(mount.place.startswith(f"{place}/") for place in covered):
             continue
         about, where = mount.about, mount.where
         if mount.options.is_bind:
@@ -95,7 +93,7 @@ def places(request: Request) -> Plan:
         else:
             plan.ops.append(Op("mkdirs", mount.place, r0="at", r1="rootfs", a=0o755, about=about, where=where))
             covered.append(mount.place)
-    return _done(plan)
+    return effects.done(plan)
 
 
 def loopback() -> Plan:
@@ -107,22 +105,7 @@ def loopback() -> Plan:
         Op("setns", r0="network", a=linux.CLONE_NEWNET, about=about, where=where),
         Op("link-up", "lo", about=about, where=where),
     ]
-    return _done(plan)
-
-
-def _done(plan: Plan) -> Plan:
-    """The rest of a plan that is for its effects alone: whoever is asked for "done" ends the interpreter, which has no program."""
-    plan.ops += [
-        plan.ask("done", [("done", "", "")], about="end"),
-        _close_range(()),
-        Op("exec", "", "", "", a=1, b=1, about="exec nothing"),
-    ]
-    return plan
-
-
-def _close_range(inherited: Sequence[str]) -> Op:
-    kept = [*inherited, "", "", ""][:INHERITED_MAX]
-    return Op("close-range", r0=kept[0], r1=kept[1], r2=kept[2], a=3, about="close descriptors")
+    return effects.done(plan)
 
 
 def _own_mounts(rootfs: str) -> Iterator[Op]:

@@ -57,8 +57,8 @@ def _mkdir(a: Account, text: str) -> None:
     def may(c: Call) -> bool:
         if c.name == "mkdir":
             return not target.startswith("$STATE") and path.startswith(c.path(0) + "/")
-        above = path.startswith(os.path.dirname(_written(c)) + "/")
-        return above and os.path.basename(_written(c)) in ("cpuset.cpus", "cpuset.mems")
+        above = path.startswith(os.path.dirname(written(c)) + "/")
+        return above and os.path.basename(written(c)) in ("cpuset.cpus", "cpuset.mems")
 
     while True:
         call = a.take("mkdir mkdirat", lambda c: c.path(0 if c.name == "mkdir" else 1) == path, may)
@@ -70,7 +70,7 @@ def _mkdir(a: Account, text: str) -> None:
         _listen(a)
 
 
-def _written(call: Call) -> str:
+def written(call: Call) -> str:
     """The file that a call opens or writes."""
     if call.name == "openat":
         return call.path(1)
@@ -82,7 +82,7 @@ def _note(a: Account, text: str) -> None:
     """One line to the journal, which is opened with the first, with these members and no others."""
     target, keys = text.split(" ", 1)
     (path,) = a.real(target)
-    call = a.take("write", lambda c: _written(c) == path, lambda c: _is_write_to(c, [path]))
+    call = a.take("write", lambda c: written(c) == path, lambda c: _is_write_to(c, [path]))
     if re.findall(r'(?:[{]|, )"(\w+)": ', re.sub(r"(: [\[{]).*?[\]}](?=[,}])", r"\1", call.text(1))) != keys.split(
         ", "
     ):
@@ -102,6 +102,13 @@ def _write(a: Account, text: str) -> None:
         _writes(a, opened, value)
 
 
+@line(HOST, "cpuset")
+def _cpuset(a: Account, text: str) -> None:
+    """v2: CPUs or memory nodes; what was there before, and what came of it, is read."""
+    target, _, value = text.partition(" ")
+    _writes(a, _opens(a, a.real(target), "O_WRONLY"), value)
+
+
 @line(HOST, "write-either")
 def _write_either(a: Account, text: str) -> None:
     target, _, values = text.partition(" ")
@@ -116,8 +123,8 @@ def _inherit(a: Account, text: str) -> None:
     """cpuset.cpus and cpuset.mems, of the cgroup and of those above it that have none; nothing else."""
     for file in ("cpuset.cpus", "cpuset.mems"):
         a.take("openat", lambda c, f=file: c.path(1) == f"{text}/{f}")
-        while (call := a.next()) is not None and os.path.basename(_written(call)) == file:
-            if not f"{text}/".startswith(os.path.dirname(_written(call)) + "/"):
+        while (call := a.next()) is not None and os.path.basename(written(call)) == file:
+            if not f"{text}/".startswith(os.path.dirname(written(call)) + "/"):
                 break
             a.take(call.name)
 
@@ -128,7 +135,7 @@ def _enable(a: Account, text: str) -> None:
     target, *wanted = text.split(" ")
     path = f"{target}/cgroup.subtree_control"
     a.take("openat", lambda c: c.path(1) == path and "O_WRONLY" not in open_flags(c))
-    while (call := a.next()) is not None and _written(call) == path:
+    while (call := a.next()) is not None and written(call) == path:
         if call.name == "write" and not {word[1:] for word in call.text(1).split()} <= set(wanted):
             a.fail(f"one of {wanted}")
         a.take(call.name)
@@ -140,8 +147,8 @@ def _threaded(a: Account, text: str) -> None:
     path = text.strip()
     a.take("openat", lambda c: c.path(1) == f"{path}/cgroup.type" and "O_WRONLY" not in open_flags(c))
     files = {"cgroup.type"}
-    while (call := a.next()) is not None and os.path.basename(_written(call)) in files:
-        if not f"{path}/".startswith(os.path.dirname(_written(call)) + "/"):
+    while (call := a.next()) is not None and os.path.basename(written(call)) in files:
+        if not f"{path}/".startswith(os.path.dirname(written(call)) + "/"):
             break
         files.add("cgroup.subtree_control")
         a.take(call.name)
@@ -298,7 +305,7 @@ def start(a: Account, plan: list[Line]) -> None:
 
     if has_notify:
         _listen(a, may)
-    a.take("write", lambda c: _written(c) in go and c.text(1) == "0", may)
+    a.take("write", lambda c: written(c) in go and c.text(1) == "0", may)
     for fifo in fifos:
         a.take("unlinkat", lambda c, f=fifo: c.path(1) in a.real(f))
     a.follow([step for step in plan if step["where"] == "by start"], HOST)
@@ -341,7 +348,7 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
 
     def may(c: Call) -> bool:
         # processes that are still in the cgroup are killed, and thawed where the container has frozen them
-        file = _written(c)
+        file = written(c)
         is_thawing = os.path.dirname(file) in cgroup and file.endswith("/freezer.state")
         # that the FIFO is opened, and closed again, says whether init still sleeps there
         return _kills(a, c) or is_thawing or (c.name == "openat" and file in a.real("$STATE/exec.fifo"))

@@ -121,6 +121,7 @@ def tree(scratch):
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.requires("root")
 @pytest.mark.parametrize("option", RECURSIVE)
 @pytest.mark.differs("a later word of the mount API")
 def test_recursive_option(report, mount_of, tree, option):
@@ -131,6 +132,7 @@ def test_recursive_option(report, mount_of, tree, option):
         assert there <= options and not absent & options, (place, options)
 
 
+@pytest.mark.requires("root")
 @pytest.mark.parametrize("option", ["bind", "rbind"])
 def test_bind(report, tree, option):
     found = report(mounts(("/t", str(tree()), "none", [option])))
@@ -138,6 +140,7 @@ def test_bind(report, tree, option):
     assert "/t" in points and ("/t/sub" in points) == (option == "rbind")
 
 
+@pytest.mark.requires("root")
 @pytest.mark.parametrize("option", PROPAGATION)
 def test_propagation(report, mount_of, tree, option):
     before, tag = PROPAGATION[option]
@@ -177,6 +180,7 @@ def test_id_mapping(each, scratch, option):
     assert (found["uid"], found["gid"]) == (100000, 100000)
 
 
+@pytest.mark.requires("root")
 @pytest.mark.parametrize("option", ["idmap", "ridmap"])
 @pytest.mark.differs("a later word of the mount API")
 def test_id_mapping_of_nothing(refused, scratch, option):

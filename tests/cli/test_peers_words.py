@@ -11,7 +11,8 @@ import subprocess
 
 import pytest
 
-from runtime.cli.grammar import COMMANDS, FLAG, GLOBAL, HELP
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import FLAG, GLOBAL, HELP
 
 pytestmark = pytest.mark.requires("runc")
 

@@ -246,7 +246,15 @@ def test_pidfd_of_exec(pyrunc, running, receiver, until, scratch, detached):
     )
     pidfd = server.receive()
     pid = pid_of(pidfd)
-    assert pid != box.pid and os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{box.pid}/ns/pid")
+    assert pid != box.pid
+
+    def is_inside():
+        try:
+            return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{box.pid}/ns/pid")
+        except PermissionError:
+            return False  # not shown to users before it has become the program
+
+    until(is_inside, "it is in the container's pid namespace")
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     assert command.wait(20) == (0 if detached else 137)
     if detached:

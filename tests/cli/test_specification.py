@@ -69,6 +69,7 @@ def test_without_a_final_affinity_the_cgroups_is_left_alone(running):
     assert allowed(final="") == allowed()
 
 
+@pytest.mark.requires("root")
 def test_ownership_of_the_rootfs_is_not_changed_for_a_user_namespace(pyrunc, make):
     def edit(config):
         config["linux"]["namespaces"].append({"type": "user"})

@@ -33,6 +33,8 @@ from making import HERE, ROOT, say
 #: the time was up; the guest did not boot, or died; there is none here
 LATE, DIED, UNAVAILABLE = 124, 125, 126
 BOOT_LIMIT_S = 180.0
+#: how often a guest is started whose kernel panics before there is a system, which Debian's own does now and then
+BOOTS = 4
 #: what is still on its way when the command has ended
 REST_LIMIT_S = 10.0
 #: what every kernel is told to start
@@ -63,6 +65,16 @@ class Request(NamedTuple):
 
 
 def run(machine: Machine, request: Request) -> int:
+    for boot in range(1, BOOTS + 1):
+        status, has_panicked = _run_once(machine, request)
+        if not has_panicked or boot == BOOTS:
+            break
+        say(f"the kernel panicked while it booted: starting it again ({boot + 1} of {BOOTS})")
+    return status
+
+
+def _run_once(machine: Machine, request: Request) -> tuple[int, bool]:
+    """The exit status, and whether the kernel gave up before there was a system."""
     # The layer over the disk can grow by gigabytes: not for a /tmp that is memory.
     with tempfile.TemporaryDirectory(prefix="guest-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         work = Path(name)
@@ -70,7 +82,9 @@ def run(machine: Machine, request: Request) -> int:
         shutil.copy(HERE / "inside.sh", work / "run/inside.sh")
         (work / "run/settings").write_text(settings(machine, request))
         (work / "run/command").write_text(command(request))
-        return _Session(machine, request, work).run()
+        session = _Session(machine, request, work)
+        status = session.run()
+        return status, status == DIED and not session.got["status"] and b"Kernel panic" in session.got["console"]
 
 
 def settings(machine: Machine, request: Request) -> str:

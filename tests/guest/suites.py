@@ -1,4 +1,4 @@
-"""Run the suites in guests, two at a time: `make test-guest`, and of it what is quick in `make test`.
+"""Run the suites in guests, two at a time: `make test-guest`.
 
     suites.py [--all] [NAME...]     the quick part, everything, or the suites of these names
     suites.py --list
@@ -56,7 +56,7 @@ class Suite(NamedTuple):
     limit_s: float = 1200
     #: only the tests that require one of these features (tests/features.py)
     requires: tuple[str, ...] = ()
-    #: what `make test` runs of it; nothing: not at all
+    #: what is run of it where nothing is asked for; nothing: not at all
     quick: tuple[str, ...] = ()
 
 

@@ -30,7 +30,7 @@ ALLOWED = {
 #: of our own, what no hot command needs when all is well
 NEVER = {
     "runtime.api", "runtime.child", "runtime.cli.app", "runtime.cli.bug", "runtime.cli.generate", "runtime.netdev", "runtime.checkpoint",
-    "runtime.restoring", "runtime.criu", "runtime.criu_process", "runtime.external", "runtime.planner.restorer",
+    "runtime.restoring", "runtime.criu", "runtime.criu_process", "runtime.external", "runtime.planner.restorer", "runtime.planner.running", "runtime.mounting", "runtime.journal",
     "runtime.events", "runtime.libraries_build", "specs.config_types",
     # who does without systemd pays nothing for it
     "runtime.cgroups.systemd", "runtime.cgroups.systemd_scope", "runtime.cgroups.systemd_bus", "runtime.cgroups.systemd_units",

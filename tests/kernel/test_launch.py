@@ -372,7 +372,7 @@ def test_spawn(images: None, tmp_path: Path) -> None:
     read_fd, write_fd = os.pipe()
     os.write(write_fd, b"hello\n")
     pid = kernel.spawn(
-        "/bin/sh", ["sh", "-c", script, "zero", "one"], ["A=b", "PATH=/bin:/usr/bin"], folder, read_fd, out
+        "/bin/sh", ["sh", "-c", script, "zero", "one"], ["A=b", "PATH=/bin:/usr/bin"], folder, (read_fd, out, out)
     )
     sid = os.getsid(pid)
     assert os.waitpid(pid, 0)[1] == 0
@@ -383,7 +383,7 @@ def test_spawn(images: None, tmp_path: Path) -> None:
     assert sid == pid and os.getcwd() == cwd
     for path, number in (("/no/such/program", errno.ENOENT), ("/etc/passwd", errno.EACCES)):
         with pytest.raises(OSError) as refused:
-            kernel.spawn(path, ["x"], [], folder, read_fd, out)
+            kernel.spawn(path, ["x"], [], folder, (read_fd, out, out))
         assert refused.value.errno == number
     for fd in (folder, out, leak, read_fd, write_fd):
         os.close(fd)

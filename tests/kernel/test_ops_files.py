@@ -182,6 +182,12 @@ def test_symlink(interpret: Interpret, scratch: Path, here: dict[str, int]) -> N
     assert os.readlink(scratch / "dev/fd") == "/proc/self/fd"
     assert interpret(made, registers=here).error == errno.EEXIST
     assert interpret(Op("symlink", "x", "/none/fd", r1="here"), registers=here).error == errno.ENOENT
+    # with a: one that says the same is taken for it, anything else is not
+    same = Op("symlink", "/proc/self/fd", "/alias/fd", r1="here", a=1)
+    assert interpret(same, registers=here).status == 0
+    for text in ("/proc/self", "/proc/self/fd/", "fd"):
+        assert interpret(Op("symlink", text, "/alias/fd", r1="here", a=1), registers=here).error == errno.EEXIST
+    assert interpret(Op("symlink", "/dev", "/dev", r1="here", a=1), registers=here).error == errno.EEXIST
 
 
 NULL = linux.makedev(1, 3)

@@ -287,3 +287,57 @@ def test_chdir_to_a_descriptor(interpret: Interpret, place: Place, cwd: str, ref
     done = interpret(*ops, sh("ls"), registers={"leak": leak})
     os.close(leak)
     assert (done.failed, done.error) == ("chdir", errno.ELOOP)
+
+
+def host_proc() -> list[Op]:
+    """The procfs that unmount goes through."""
+    return [Op("open", "/proc", r0="proc", a=linux.O_PATH | linux.O_DIRECTORY)]
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_unmount(interpret: Interpret, place: Place, kind: str) -> None:
+    (place.rootfs / "mnt/file").write_text("under it")
+    (place.rootfs / "mnt/dir").mkdir()
+    name = "mnt/dir" if kind == "directory" else "mnt/file"
+    source = "/etc" if kind == "directory" else "/etc/passwd"
+    ops = [*private(), *rootfs(place.rootfs), *host_proc(), Op("open-tree", source, r0="t", a=CLONE)]
+    ops += [Op("mountpoint", name, r0="at", r1="rootfs", r2="t"), Op("move-mount", r0="t", r1="at")]
+    ops += [Op("open", name, r0="top", r1="rootfs", a=linux.O_PATH, b=linux.RESOLVE_IN_ROOT)]
+    look, take = Op("unmount", r0="top", r1="proc", a=1), Op("unmount", r0="top", r1="proc")
+    assert f"{place.rootfs}/{name}" in mounts(interpret(*ops, look, SHOW))
+    assert f"{place.rootfs}/{name}" not in mounts(interpret(*ops, take, SHOW))
+    # the mount itself has no place any more, what was under it is no mount
+    assert interpret(*ops, take, take).error == errno.EINVAL
+    assert interpret(*ops, take, ops[-1], look).error == errno.EINVAL
+    assert interpret(*ops, take, sh("pwd")).out == "/\n"
+
+
+def test_unmount_by_the_mount_itself(interpret: Interpret, place: Place) -> None:
+    """Of a descriptor that was held before it was attached: what lies over it by then stays."""
+    (place.rootfs / "mnt/dir").mkdir()
+    ops = [*private(), *rootfs(place.rootfs), *host_proc(), *tmpfs("below"), *tmpfs("over", RO)]
+    ops += [Op("move-mount", "mnt/dir", r0=name, r1="rootfs") for name in ("below", "over")]
+    done = interpret(*ops, Op("unmount", r0="over", r1="proc"), SHOW)
+    assert mounts(done)[f"{place.rootfs}/mnt/dir"][5].startswith("rw")
+    assert interpret(*ops, Op("unmount", r0="below", r1="none")).error == errno.EBADF
+    assert interpret(*ops, Op("unmount", r0="none", r1="proc")).error == errno.EBADF
+
+
+def test_mountpoint_that_is_there_and_may_be_a_link(interpret: Interpret, place: Place) -> None:
+    (place.rootfs / "mnt/link").symlink_to("nowhere")
+    (place.rootfs / "mnt/out").symlink_to("/")
+    ops = [*private(), *rootfs(place.rootfs), Op("open-tree", "/etc/passwd", r0="t", a=CLONE)]
+    there = Op("mountpoint", "mnt/link", r0="at", r1="rootfs", r2="t", a=1)
+    done = interpret(*ops, there, Op("move-mount", r0="t", r1="at"), SHOW)
+    assert f"{place.rootfs}/mnt/link" in mounts(done)
+    # nothing is made, and nothing outside of the root reached
+    assert interpret(*ops, Op("mountpoint", "mnt/none", r0="at", r1="rootfs", a=1)).error == errno.ENOENT
+    outside = Op("mountpoint", f"mnt/out{place.outside}", r0="at", r1="rootfs", a=1)
+    assert interpret(*ops, outside).error == errno.ENOENT
+    assert not (place.rootfs / "mnt/none").exists()
+
+
+def test_mountpoint_on_a_link_of_procfs(interpret: Interpret, place: Place) -> None:
+    proc = [Op("fsopen", "proc", r0="c"), Op("fsmount", r0="c", r1="p"), Op("move-mount", "/proc", r0="p", r1="rootfs")]
+    there = Op("mountpoint", "/proc/self/exe", r0="at", r1="rootfs", a=1)
+    assert interpret(*private(), *rootfs(place.rootfs), *proc, there).error == errno.EPERM

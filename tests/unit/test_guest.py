@@ -71,6 +71,23 @@ def test_guest_that_dies(capfd):
     assert "it died while it ran" in capfd.readouterr().err
 
 
+def test_kernel_that_panics_while_it_boots(tmp_path, capfd):
+    """It is started again, and said so; one that does so each time has died, and so has one that panics later."""
+    boots, panic = tmp_path / "boots", "echo Kernel panic - not syncing >$console"
+    count = f"echo >>{boots}; "
+    second = Script(
+        f"{count}[ $(wc -l <{boots}) = 2 ] || {{ {panic}; exit; }}; echo booted >$status; echo exit 3 0 >$status"
+    )
+    assert session.run(second, session.Request(("true",))) == 3
+    assert "panicked while it booted: starting it again (2 of 4)" in capfd.readouterr().err
+    boots.unlink()
+    assert session.run(Script(f"{count}{panic}"), session.Request(("true",))) == session.DIED
+    assert len(boots.read_text()) == session.BOOTS and "it died while it booted" in capfd.readouterr().err
+    boots.unlink()
+    assert session.run(Script(f"{count}echo booted >$status; {panic}"), session.Request(("true",))) == session.DIED
+    assert len(boots.read_text()) == 1
+
+
 def test_guest_that_cannot_run_here(capfd):
     """It said so and left, before there was a system: no failure of what it was to run."""
     guest = Script("echo no seccomp here >$console; exit 1")

@@ -43,12 +43,15 @@ def test_the_cgroup_that_does_not_pass_a_controller_on(tmp_path: Path, denied: N
 
 def test_a_cgroup_that_holds_processes_itself(tmp_path: Path) -> None:
     box = tree(tmp_path, ("given", "memory", ""), ("box", "", ""))
-    (tmp_path / "given/cgroup.procs").write_text("17\n")
-    (tmp_path / "given/cgroup.type").write_text("domain\n")
-    why, hint = delegation.missing(str(box), "memory.max")
-    assert (
-        "given does not pass the controller memory on: it holds processes itself" in why and "cgroup below it" in hint
-    )
+    threads = tmp_path / "given/cgroup.threads"
+    threads.write_text("17\n")
+    for kind in ("domain", "domain threaded"):
+        (tmp_path / "given/cgroup.type").write_text(f"{kind}\n")
+        why, hint = delegation.missing(str(box), "memory.max")
+        assert "given does not pass the controller memory on: it holds processes itself" in why
+        assert "cgroup below it" in hint
+    threads.write_text("")
+    assert delegation.missing(str(box), "memory.max")[0].endswith('memory on: it is "domain threaded"')
     (tmp_path / "given/cgroup.type").write_text("threaded\n")
     assert delegation.missing(str(box), "memory.max")[0].endswith('memory on: it is "threaded"')
 

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.cli import app, argv
-from runtime.cli.grammar import CHOICE, COMMANDS, DURATION, FLAG, GLOBAL, HELP, INT, LIST, PAYLOAD
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import CHOICE, DURATION, FLAG, GLOBAL, HELP, INT, LIST, ONE, PAYLOAD
 
 if TYPE_CHECKING:
-    from runtime.cli.grammar import Option
+    from runtime.cli.options import Option
 
 WORDS = st.sampled_from(
     [
@@ -108,7 +109,8 @@ EVERY_OPTION = [(command, option) for command, (_, _, options, _) in COMMANDS.it
 def test_each_option_in_each_spelling(command: str, option: Option) -> None:
     names, kind, _, metavar, _ = option
     value = {CHOICE: metavar.split("|")[-1], INT: "7", DURATION: "1m"}.get(kind, "value")
-    rest = ["web"] if COMMANDS[command][1] else []
+    needs = [need for _, need, _ in COMMANDS[command][1]]
+    rest = ["web"] * max(needs.count(ONE), min(1, len(needs)))
     read: list[Any] = []
     for name in names:
         for dash in ("-", "--"):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import generate
-from runtime.cli.grammar import COMMANDS, HELP
+from runtime.cli.grammar import COMMANDS
+from runtime.cli.options import HELP
 
 
 @pytest.fixture(scope="module")

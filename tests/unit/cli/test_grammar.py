@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from runtime.cli import grammar
+from runtime.cli import grammar, options
 from runtime.cli.argv import attribute
 
-EVERY = [("", option) for option in grammar.GLOBAL] + [
+EVERY = [("", option) for option in options.GLOBAL] + [
     (name, option) for name, command in grammar.COMMANDS.items() for option in command[2]
 ]
 
@@ -17,25 +17,25 @@ EVERY = [("", option) for option in grammar.GLOBAL] + [
 @pytest.mark.parametrize(
     ("command", "option"), EVERY, ids=lambda value: value if isinstance(value, str) else value[0][0]
 )
-def test_an_option_is_well_formed(command: str, option: grammar.Option) -> None:
+def test_an_option_is_well_formed(command: str, option: options.Option) -> None:
     names, kind, default, metavar, text = option
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in names)
     assert len(names[0]) > 1, "the long name comes first"
-    assert kind in (grammar.FLAG, grammar.TEXT, grammar.INT, grammar.DURATION, grammar.CHOICE, grammar.LIST)
-    assert (kind == grammar.FLAG) == (metavar == "")
+    assert kind in (options.FLAG, options.TEXT, options.INT, options.DURATION, options.CHOICE, options.LIST)
+    assert (kind == options.FLAG) == (metavar == "")
     assert text and text[-1] not in ".?!" and "\n" not in text
-    if kind == grammar.FLAG:
+    if kind == options.FLAG:
         assert default is False
-    if kind == grammar.CHOICE:
+    if kind == options.CHOICE:
         assert default == "" or default in metavar.split("|")
 
 
 @pytest.mark.parametrize("command", grammar.COMMANDS)
 def test_a_command_has_no_name_twice(command: str) -> None:
-    _, positionals, options, _ = grammar.COMMANDS[command]
-    names = [name for option in (*options, grammar.HELP) for name in option[0]]
+    _, positionals, rows, _ = grammar.COMMANDS[command]
+    names = [name for option in (*rows, options.HELP) for name in option[0]]
     assert len(names) == len(set(names))
-    attributes = [attribute(option) for option in options] + [positional[0] for positional in positionals]
+    attributes = [attribute(option) for option in rows] + [positional[0] for positional in positionals]
     assert len(attributes) == len(set(attributes))
     assert "command" not in attributes, "taken by the command itself"
 
@@ -43,8 +43,8 @@ def test_a_command_has_no_name_twice(command: str) -> None:
 @pytest.mark.parametrize("command", grammar.COMMANDS)
 def test_a_payload_comes_last_and_at_most_once(command: str) -> None:
     needs = [need for _, need, _ in grammar.COMMANDS[command][1]]
-    assert grammar.PAYLOAD not in needs[:-1]
-    assert needs == sorted(needs, key=(grammar.ONE, grammar.MAYBE, grammar.PAYLOAD).index)
+    assert options.PAYLOAD not in needs[:-1]
+    assert needs == sorted(needs, key=(options.ONE, options.MAYBE, options.PAYLOAD).index)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ def mount(destination: str, kind: str = "", source: str = "", *options: str, **m
         (mount("/x/../proc/sys", "bind", "/s", "bind"), "inside /proc"),
         (mount("proc/sys", "bind", "/s", "bind"), "inside /proc"),
         (mount("/m", "bind", "/s", "bind", "idmap"), "idmap without mappings"),
+        (mount("/m", "bind", "/s", "bind", "copy-symlink", "src-nofollow"), "copy-symlink goes with neither"),
+        (mount("/m", "tmpfs", "t", "src-nofollow"), "for bind mounts alone"),
+        (mount("/m", "tmpfs", "t", "copy-symlink"), "for bind mounts alone"),
+        (mount("/m", "", "", "bind", "remount", "src-nofollow"), "for bind mounts alone"),
+        (mount("/m", "bind", "/s", "bind", "idmap=uids=1-2"), '"1-2" of idmap is not three numbers'),
+        (mount("/m", "bind", "/s", "bind", "idmap=uids=1-2-3#"), '"" of idmap is not three numbers'),
+        (mount("/m", "bind", "/s", "bind", "idmap=uids=+1-2-3"), "is not three numbers"),
+        (mount("/m", "bind", "/s", "bind", "idmap=gids=@1-2-3"), "linux.gidMappings does not map it"),
+        (mount("/m", "bind", "/s", "bind", "idmap=1-2-3"), "neither uids=... nor gids="),
         (mount("/m", "bind", "/s", "bind", uidMappings=[{"containerID": 0, "hostID": 1, "size": 1}]), "only one of"),
     ],
 )
@@ -103,3 +112,27 @@ def test_a_source_that_is_taken_early_is_no_peer_of_the_hosts(word: str, expecte
             line for line in early if line.startswith(f"mount-setattr {tree} {expected}") and line.endswith("recursive")
         ]
         assert len(found) == (1 if expected else 0)
+
+
+def test_id_maps_in_the_option() -> None:
+    """The properties count where both are there; a kind that is not named is not mapped to anything else."""
+
+    def asked(option: str, **more: Any) -> list[str]:
+        plan = make_plan(mounts=[mount("/m", "bind", "/s", "bind", option, **more)])
+        return [step[2] for step in plan.sections["idmap-0"]]
+
+    everybody = "0 0 4294967295\n"
+    assert asked("idmap=uids=0-1-10#10-11-10;gids=0-100-10") == ["0 1 10\n10 11 10\n;0 100 10\n"]
+    assert asked("idmap=uids=0-1-10") == [f"0 1 10\n;{everybody}"]
+    assert asked("ridmap=gids=#0-1-10") == [f"{everybody};0 1 10\n"]
+    one = [{"containerID": 5, "hostID": 6, "size": 7}]
+    assert asked("idmap=uids=0-1-10", uidMappings=one, gidMappings=one) == ["5 6 7\n;5 6 7\n"]
+
+
+@pytest.mark.parametrize("kind", ["context", "fscontext", "defcontext", "rootcontext"])
+def test_how_a_mount_is_given_its_label(kind: str) -> None:
+    more: dict[str, Any] = {"annotations": {"run.oci.mount_context_type": kind}} if kind != "context" else {}
+    plan = make_plan(
+        facts={"has_selinux": True}, linux={"mountLabel": "u:r:t:s0"}, mounts=[mount("/m", "tmpfs", "t")], **more
+    )
+    assert f"fsconfig fs {kind}=u:r:t:s0" in lines(plan, "fsconfig", where="/mounts/0")

@@ -21,11 +21,13 @@ MAPS = st.just([{"containerID": 0, "hostID": 100000, "size": 65536}]) | st.just(
 )
 
 
+#: options that go with some mounts only
+PICKY = ("tmpcopyup", "idmap", "ridmap", "copy-symlink", "src-nofollow")
+
+
 @st.composite
 def mounts(draw: st.DrawFn) -> dict[str, Any]:
-    words = draw(
-        st.lists(st.sampled_from([word for word in KNOWN if word not in ("tmpcopyup", "idmap", "ridmap")]), max_size=6)
-    )
+    words = draw(st.lists(st.sampled_from([word for word in KNOWN if word not in PICKY]), max_size=6))
     kind = draw(st.sampled_from(["bind", "tmpfs", "cgroup", "proc", "sysfs", "devpts", "mqueue", "overlay", "fuse.x"]))
     place = (
         "/proc"

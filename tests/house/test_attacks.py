@@ -1,0 +1,73 @@
+"""tests/attacks: no attack of the list is missing, its tests are there, each can fail, and the README knows every advisory."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+
+import nodes
+import tree
+
+HERE = tree.ROOT / "tests/attacks"
+_module = importlib.util.spec_from_file_location("teeth", HERE / "teeth.py")
+assert _module and _module.loader
+teeth = importlib.util.module_from_spec(_module)
+sys.modules["teeth"] = teeth
+_module.loader.exec_module(teeth)
+
+#: the list that the ids are of: what is published of runtimes and their shims, by classes of ten
+IDS = {
+    f"T{number:02}"
+    for number in (*range(1, 15), *range(20, 28), *range(30, 39), 42, 50, 51, 52, 60, 61, 62, *range(70, 75))
+}
+IDS.add("T04b")
+ATTACKS = teeth.attacks()
+TEETH = teeth.teeth()
+
+
+def named() -> set[str]:
+    return {test for attack in ATTACKS.values() for test in attack.get("tests", ())}
+
+
+def test_no_attack_is_missing() -> None:
+    assert set(ATTACKS) == IDS
+    assert not [
+        key for key, attack in ATTACKS.items() if not attack["what"] or not (attack.get("tests") or attack.get("why"))
+    ]
+
+
+def test_every_test_is_there() -> None:
+    red = {test for tooth in TEETH for test in tooth["red"]}
+    there = set(nodes.collected({test.partition("::")[0] for test in named() | red}))
+    there |= {node.partition("[")[0] for node in there}
+    assert not sorted((named() | red) - there)
+
+
+def test_every_attack_has_teeth() -> None:
+    """A test that was never seen to fail proves nothing."""
+    bitten = {key for tooth in TEETH for key in teeth.ids_of(tooth)}
+    assert sorted(key for key, attack in ATTACKS.items() if attack.get("tests") and key not in bitten) == []
+    unknown = {test.partition("[")[0] for tooth in TEETH for test in tooth["red"]} - named()
+    assert not unknown
+
+
+def test_every_broken_build_can_be_made() -> None:
+    """What a tooth replaces is in the tree, once: `make teeth` would find nothing out otherwise."""
+    for tooth in TEETH:
+        texts: dict[str, str] = {}
+        for edit in tooth["edit"]:
+            text = texts.get(edit["file"]) or (tree.ROOT / edit["file"]).read_text()
+            texts[edit["file"]] = teeth.broken(text, edit)
+        assert texts, tooth["what"]
+
+
+def test_the_readme_has_every_attack() -> None:
+    text = (HERE / "README.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    known = set(re.findall(r"\bT\d\db?\b", "\n".join(rows)))
+    assert known == IDS, known ^ IDS
+    # an advisory that a test names is in the table
+    named_there = set(re.findall(r"CVE-\d{4}-\d+", text))
+    for path in HERE.glob("test_*.py"):
+        assert not sorted(set(re.findall(r"CVE-\d{4}-\d+", path.read_text())) - named_there), path.name

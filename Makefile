@@ -133,7 +133,7 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root test-engines test-guest conformance teeth bench bench-guest fuzz specs
+.PHONY: run guest test check check-root test-engines test-guest conformance differential teeth bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -160,12 +160,12 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
 
-check-root: build ## kernel, cli, attacks (shim): what needs root
+check-root: build ## kernel, cli, attacks (shim), a sample of differential: what needs root
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
-	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks))
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks differential))
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).
@@ -191,6 +191,12 @@ conformance: build ## clauses of the specification, OCI runtime-tools' validatio
 	@mkdir -p $(BUILD)/tests
 	@$(if $(PEER),,$(PY) $(HERE)/conformance/clauses.py)
 	@$(PY) $(HERE)/conformance/run.py $(if $(PEER),--runtime $(PEER) --compare-only)
+
+CASES ?= 300
+differential: build ## pyrunc beside runc and crun on generated configurations: what shows of each, compared; CASES=300
+	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
+	@[ "$$(id -u)" = 0 ] || { echo "differential needs root" >&2; exit 1; }
+	@$(PY) $(HERE)/tests/differential/run.py --cases $(CASES) $(if $(filter 300,$(CASES)),,--sample)
 
 bench: build ## pyrunc against runc and crun, by themselves and under engines; RUNS=30 BENCH_PEERS=name=path,... CGROUP_MANAGER=systemd
 	@$(call need,$(DEPS_BENCH))

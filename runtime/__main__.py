@@ -77,9 +77,23 @@ def _run(args: Args, words: list[str]) -> int:
         from runtime.store import check_id
 
         check_id(args.id)
+    if args.timings:
+        return _timed(args)
     module = __import__("runtime.cli." + args.command, None, None, ("run",))
     status = module.run(args)
     return int(status)
+
+
+def _timed(args: Args) -> int:
+    """The same, with a word about where its time went."""
+    from runtime.cli import timings
+
+    clock = timings.begin(args.command)
+    try:
+        module = __import__("runtime.cli." + args.command, None, None, ("run",))
+        return int(module.run(args))
+    finally:
+        timings.finish(clock, f"{args.command} {getattr(args, 'id', '')}".rstrip())
 
 
 def _report(error: Error, args: Args | None) -> int:

@@ -45,7 +45,11 @@ def send_listener(step: Step, fd: int, state: bytes, pid: int) -> None:
     message = {"ociVersion": container["ociVersion"], "fds": ["seccompFd"], "pid": pid, "state": container}
     if metadata:
         message["metadata"] = metadata
-    send(path, fd, jsonio.dumps(message).encode("utf-8", "surrogateescape"))
+    try:
+        send(path, fd, jsonio.dumps(message).encode("utf-8", "surrogateescape"))
+    except KernelError as error:
+        where = "linux.seccomp.listenerPath"
+        raise KernelError(f"hand over the seccomp listener: {error.attempt}", error.errno, where) from None
 
 
 class Terminal:

@@ -58,8 +58,7 @@ class Made:
             "has_poststop": bool(making.plan.sections["delete"]),
             "has_process": making.process is not IDLE,
         }
-        if making.rdt is not None:
-            self.saved |= {"resctrl": making.rdt.made, "resctrl_class": making.rdt.path}
+        self.saved |= making.also_kept()
 
     def refuse_used_cgroup(self) -> None:
         """Before it is written down as ours: an undo would kill whoever is in there."""

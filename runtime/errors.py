@@ -119,6 +119,8 @@ class KernelError(Error):
         if place:
             text += f" [{place}]"
         super().__init__(text, hint, errno=errno, op=place, attempt=attempt)
+        if place.startswith(("linux.", "process.")) and ", " not in place:
+            self.record |= {"op": "", "pointer": "/" + place.replace(".", "/")}  # a property, and no op of the plan
         self.attempt = attempt
         self.errno = errno
         self.place = place

@@ -72,7 +72,7 @@ class Joining:
         request.seccomp = self.filter
         request.listen_fds = inherited.listen_fds() if self.ctx.is_activated else 0
         request.preserve = (getattr(self.options, "preserve_fds", 0) or 0) + request.listen_fds
-        request.no_new_keyring = bool(getattr(self.options, "no_new_keyring", False))
+        request.no_new_keyring = bool(self.saved.get("no_new_keyring"))
         request.namespaces = self.saved["namespaces"]
         plan = planner.exec_process(request)
         check(plan)

@@ -92,14 +92,22 @@ class Launch:
 
     def _failure(self, op: Op, index: int, errno: int, detail: bytes) -> Error:
         """The error, with a hint where it is the administrator who has to allow something."""
-        error = wire.failure(self.plan, index, errno, detail)
+        from runtime import refusals
+
+        error = wire.failure(self.plan, index, errno, detail or refusals.detail(self.plan, op, errno).encode())
+        if op.name == "exec":
+            error.hint = refusals.of_program(refusals.rootfs_of(self.plan), str(op.s0).partition("\0")[0], errno)
         if not error.hint and type(error) is KernelError:
             from runtime import unprivileged
 
             if op.name == "unshare" and op.a & CLONE_NEWUSER:
                 error.hint = unprivileged.why_no_user_ns(errno)
             else:
-                error.hint = unprivileged.why_powerless(errno) or unprivileged.why_no_mount(op.about, errno)
+                error.hint = (
+                    refusals.hint(op, errno)
+                    or unprivileged.why_powerless(errno)
+                    or unprivileged.why_no_mount(op.about, errno)
+                )
         return error
 
     def _ask(self, op: Op, number: int, given: int) -> None:

@@ -261,7 +261,7 @@ def _raise_recorded(entry: Entry, record: bytes) -> None:
     _, index, errno, detail = wire.decode_message(record)
     saved = entry.state or {}
     known = saved.get("tail", {}).get(str(index)) or ["", f"init op {index}", ""]
-    raise wire.recorded_failure(known, index, errno, detail)
+    raise wire.recorded_failure(known, index, errno, detail, saved.get("rootfs", ""))
 
 
 def poststart(entry: Entry, pid: int) -> None:
@@ -367,13 +367,13 @@ def update(ctx: Context, id_: str, resources: dict[str, Any], schemas: tuple[str
 
 
 def pids(ctx: Context, id_: str) -> list[int]:
-    """Every process of the container, by its pid on the host."""
+    """Every process of the container, by its pid on the host; of a stopped one what has outlived init, or none."""
     entry = find(ctx, id_)
     try:
         word, pid = entry.status()
         status.allow("ps", word, id_)
         found: list[int] = cgroup_of(entry.state).pids() if entry.state and entry.state["cgroup"] else []
-        return found or identity.pids_beside(pid)
+        return found or (identity.pids_beside(pid) if pid else [])
     finally:
         entry.close()
 

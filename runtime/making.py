@@ -126,6 +126,16 @@ class Making:
             ]
         plan.sections.setdefault("fifo" if self.waits else "exec", []).extend(self._hand_out("pid-file"))
 
+    def also_kept(self) -> dict[str, Any]:
+        """What is kept of the container only where there is any of it."""
+        found: dict[str, Any] = {}
+        if self.rdt is not None:
+            found |= {"resctrl": self.rdt.made, "resctrl_class": self.rdt.path}
+        if getattr(self.options, "no_new_keyring", False):
+            # whoever is executed in the container later has no other keyring either
+            found["no_new_keyring"] = True
+        return found
+
     def _hand_out(self, kind: str) -> list[Step]:
         """The step for an option that names a place where the caller waits for something of the container."""
         option = {"pidfd": "pidfd_socket", "console": "console_socket", "pid-file": "pid_file"}[kind]

@@ -52,7 +52,7 @@ _REFUSALS = {
         PAUSED: "cannot delete a container that is not stopped: paused",
     },
     "events": {CREATING: "container not running", STOPPED: "container not running"},
-    "ps": {CREATING: "container not running", STOPPED: "container not running"},
+    "ps": {CREATING: "container not running"},
     "checkpoint": {
         CREATING: "cannot checkpoint a container that is being created",
         CREATED: "container cannot be checkpointed in created state",

@@ -46,7 +46,11 @@ def set_rlimit(step: Step, pid: int) -> None:
         resource.prlimit(pid, RLIMITS[step[1]], (_limit(int(soft)), _limit(int(hard))))
     except (OSError, ValueError) as error:
         number = error.errno if isinstance(error, OSError) else 22
-        raise KernelError(f"set {step[1]} to {step[2]}", number or 1) from None
+        from runtime.refusals import of_rlimit
+
+        raise KernelError(
+            f"set {step[1]} to {step[2]}", number or 1, "process.rlimits", hint=of_rlimit(number or 1)
+        ) from None
 
 
 def _limit(value: int) -> int:

@@ -135,11 +135,17 @@ def tail(plan: Plan) -> dict[str, list[str]]:
     return out
 
 
-def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -> Error:
-    """The same from the state file's copy of an op: [name, words, pointer]."""
+def recorded_failure(record: list[str], index: int, errno: int, detail: bytes, rootfs: str = "") -> Error:
+    """The same from the state file's copy of an op: [name, words, pointer]; `rootfs` is where the program can be looked at."""
     name, attempt, where = record
     if name in ("find-exec", "exec"):
-        return program_error(attempt.removeprefix('exec: "').removesuffix('"'), errno, where, is_found=name == "exec")
+        program = attempt.removeprefix('exec: "').removesuffix('"')
+        error: KernelError = program_error(program, errno, where, is_found=name == "exec")
+        if rootfs and name == "exec":
+            from runtime.refusals import of_program
+
+            error.hint = of_program(rootfs, program, errno)
+        return error
     text = detail.decode("utf-8", "replace").strip()
     if name == "run-hook" and errno in (ECHILD, ETIMEDOUT):
         # no refusal of the kernel: it ran, and did not go well
@@ -148,8 +154,10 @@ def recorded_failure(record: list[str], index: int, errno: int, detail: bytes) -
     if name == "mountpoint" and errno == EISDIR:
         # mount(2) says ENOTDIR either way, and docker takes "is a directory" for a program that cannot be run
         errno, text = ENOTDIR, "its place in the root file system is one"
-    error = KernelError(attempt, errno, f"init {index}", text)
-    error.record["pointer"] = where
+    # the property of config.json first: the number is of use only beside the plan
+    place = where.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
+    error = KernelError(attempt, errno, f"{place}, init {index}" if place else f"init {index}", text)
+    error.record |= {"op": f"init {index}", "pointer": where}
     return error
 
 

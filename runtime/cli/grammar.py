@@ -57,7 +57,7 @@ COMMANDS: dict[str, Command] = {
     "state": (
         "print the state of a container",
         (ID,),
-        (),
+        ((("verbose",), FLAG, False, "", "say besides where an init that is not yet running stands"),),
         "The output is the JSON object of the runtime specification.",
     ),
     "kill": (

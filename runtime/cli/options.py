@@ -67,6 +67,7 @@ GLOBAL: tuple[Option, ...] = (
     ),
     (("rootless",), CHOICE, "auto", "auto|true|false", "go on without cgroups that may not be made"),
     (("criu",), TEXT, "", "FILE", "ignored, as by runc since 1.2: criu is looked for in $PATH"),
+    (("timings",), FLAG, False, "", "print where the time of the command went, on standard error"),
     (("version", "v"), FLAG, False, "", "print the version and exit"),
     (("help", "h"), FLAG, False, "", "print help and exit"),
 )

@@ -30,6 +30,12 @@ def check(ctx: Context, id_: str) -> Iterator[Finding]:
     yield from guarded("container", lambda: _check(ctx, id_))
 
 
+def stands(ctx: Context, id_: str) -> list[str]:
+    """Where its init is and what it waits for, sentence by sentence: the state, who is at work on it, the process."""
+    found = [one for one in check(ctx, id_) if one.id in ("container.state", "container.lock", "container.init")]
+    return [f"{one.found}; {one.advice}" if one.advice and one.id != "container.state" else one.found for one in found]
+
+
 def _check(ctx: Context, id_: str) -> Iterator[Finding]:
     words = f"pyrunc --root {ctx.root}"
     try:

@@ -122,13 +122,16 @@ def open_sources(request: Request, plan: Plan) -> Iterator[Op]:
     """Take the sources of binds now, where a user namespace will take away the right to reach them.
 
     They get their attributes now as well: inside the user namespace those of the host would be locked. The other case is
-    a shared rootfs: a clone made before the host's mounts become slaves stays a peer of its original.
+    a shared rootfs: a clone made before the host's mounts become slaves stays a peer of its original. In the first case it
+    must not: root of the user namespace could mount on the host.
     """
     if not _takes_sources_early(request):
         return
     for mount in read(request):
         if mount.options.is_bind and not mount.options.is_remount and not mount.link:
             yield from open_source(mount, request, plan, f"src-{mount.index}")
+            if not rootfs.is_shared(request):
+                yield rootfs.cut_off(request, f"src-{mount.index}", mount.about, mount.where)
 
 
 def mounts(request: Request, plan: Plan) -> Iterator[Op]:

@@ -117,13 +117,14 @@ def execute(request: Request, plan: Plan) -> Iterator[Op]:
 
 def environment(request: Request) -> list[str]:
     """The program's environment: the config's, and what protocols of service managers add."""
-    env = list(request.process.get("env") or ())
-    if request.listen_fds and not any(word.startswith("LISTEN_FDS=") for word in env):
+    # of a name that is there twice the last value holds, as with runc and crun: getenv(3) would take the first, a shell the last
+    env = {word.partition("=")[0]: word for word in request.process.get("env") or ()}
+    if request.listen_fds and "LISTEN_FDS" not in env:
         # sd_listen_fds(3): the descriptors follow the standard ones, for the process that is 1 in its namespace
-        env += [f"LISTEN_FDS={request.listen_fds}", "LISTEN_PID=1"]
+        env |= {"LISTEN_FDS": f"LISTEN_FDS={request.listen_fds}", "LISTEN_PID": "LISTEN_PID=1"}
     if request.notify_dir:
-        env.append("NOTIFY_SOCKET=/run/notify/notify.sock")
-    return env
+        env["NOTIFY_SOCKET"] = "NOTIFY_SOCKET=/run/notify/notify.sock"
+    return list(env.values())
 
 
 def candidates(request: Request) -> list[str]:

@@ -39,7 +39,7 @@ def rootfs(request: Request, plan: Plan) -> Iterator[Op]:
     """Cut our copy of the host's mounts off from the host, then make the rootfs a mount that can become the root."""
     kind, _ = propagation(request)
     if has_mount_ns(request):
-        yield _cut_off(kind)
+        yield cut_off(request)
     yield from paths.null_device(request, plan)
     about = f"open rootfs {request.rootfs}"
     where = "/root/path"
@@ -63,16 +63,25 @@ def has_mount_ns(request: Request) -> bool:
     return bool(namespaces.get(request).flags & linux.CLONE_NEWNS)
 
 
-def _cut_off(kind: int) -> Op:
+def cut_off(
+    request: Request,
+    tree: str = "",
+    about: str = "cut mounts off from the host",
+    where: str = "/linux/rootfsPropagation",
+) -> Op:
+    """Have nothing that is mounted below leave for the host: of a tree that was taken from there, or of all mounts."""
     # Slaves, unless the config says private: what the host mounts later still arrives, what we mount never leaves.
     # Also with "shared": the new root is made shared at the end, and the parent of a new root must not be, pivot_root(2).
+    kind, _ = propagation(request)
+    is_private = kind in (linux.MS_PRIVATE, linux.MS_UNBINDABLE)
     return Op(
         "mount-setattr",
-        "/",
-        c=linux.MS_PRIVATE if kind in (linux.MS_PRIVATE, linux.MS_UNBINDABLE) else linux.MS_SLAVE,
+        "" if tree else "/",
+        r0=tree,
+        c=linux.MS_PRIVATE if is_private else linux.MS_SLAVE,
         flags=FLAG_RECURSIVE,
-        about="cut mounts off from the host",
-        where="/linux/rootfsPropagation",
+        about=about,
+        where=where,
     )
 
 

@@ -15,7 +15,7 @@ from runtime import linux
 from runtime import system as os
 from runtime.errors import ConfigError, StatusError, Unsupported
 from runtime.plan import Op, Plan
-from runtime.planner import cgroup_mounts, effects, mounts, namespaces
+from runtime.planner import cgroup_mounts, effects, mounts, namespaces, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,9 +52,13 @@ def add(request: Request, pid: int) -> Plan:
         plan.ops.append(
             Op("open", f"/proc/{pid}/ns/user", r0="ns-user", a=linux.O_CLOEXEC, about="open its user namespace")
         )
-    sources = [
-        op for mount in found if _is_bind(mount) for op in mounts.open_source(mount, request, plan, _tree(mount))
-    ]
+    sources: list[Op] = []
+    for mount in found:
+        if _is_bind(mount):
+            sources += mounts.open_source(mount, request, plan, _tree(mount))
+            if not rootfs.is_shared(request):
+                # as of those that it was made with: no peer of the host's, where the container could mount otherwise
+                sources.append(rootfs.cut_off(request, _tree(mount), mount.about, mount.where))
     plan.ops += _join(request, shown, sources)
     plan.ops += namespaces.fork(request, plan) if shown & linux.CLONE_NEWPID else ()
     plan.ops.append(_root())

@@ -312,3 +312,19 @@ def test_exec_ends_with_its_container(pyrunc, running):
     pyrunc("kill", box.id, "KILL")
     assert waiting.wait(20) == 137
     waiting.stdout.close()
+
+
+def test_a_variable_of_exec_replaces_that_of_the_container(running):
+    """getenv(3) takes the first of two, so there must be one."""
+    box = running(lambda config: config["process"]["env"].append("A=config"))
+    found = box.report(options=("--env", "A=exec", "--env", "PATH=/usr/bin"))
+    assert found["env"].count("A=exec") == 1 and "A=config" not in found["env"]
+    assert [word for word in found["env"] if word.startswith("PATH=")] == ["PATH=/usr/bin"]
+
+
+def test_exec_joins_no_keyring_where_the_container_has_none_of_its_own(running):
+    kept, own = (
+        running(name=name, options=options) for name, options in (("kept", ("--no-new-keyring",)), ("own", ()))
+    )
+    assert f"_ses.{own.id}" in own.report()["keyring"]
+    assert f"_ses.{kept.id}" not in (kept.report()["keyring"] or "")

@@ -151,3 +151,12 @@ def test_list_while_containers_come_and_go(pyrunc, make):
             assert entry["id"].startswith(pyrunc.prefix)
         answers += 1
     assert [run.wait(20) for run in runs] == [0, 0, 0]
+
+
+def test_ps_of_a_stopped_container_is_empty(pyrunc, running):
+    box = running()
+    pyrunc("kill", box.id, "KILL")
+    pyrunc.wait(box.pid)
+    assert pyrunc("ps", "--format", "json", box.id).json() == []
+    lines = pyrunc("ps", box.id).out.splitlines()
+    assert len(lines) == 1 and lines[0].split()[:2] == ["UID", "PID"]

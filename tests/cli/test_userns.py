@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -339,3 +340,25 @@ def test_filesystem_that_cannot(refused):
 ], ids=["users alone", "groups alone", "overlapping", "empty"])  # fmt: skip
 def test_mappings_that_are_wrong(refused, scratch, more, word):
     refused(mount("/t", scratch, "bind", **more), word)
+
+
+def test_what_is_mounted_in_a_bind_does_not_reach_the_host(pyrunc, running, scratch, until):
+    """Root of the user namespace may mount in there; a source that stayed a peer of the host's mount would take it to the host."""
+    source = scratch / "source"
+    source.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "source", source], check=True)
+    subprocess.run(["mount", "--make-shared", source], check=True)
+    for name in ("inner", "late"):
+        (source / name).mkdir()
+
+    def powerful(config):
+        config["process"]["capabilities"] = {name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective", "permitted")}
+
+    sets = both(mapped(), powerful, mount("/mnt", source, "rbind"))
+    box = running(sets)
+    made = box.exec("/bin/sh", "-c", "mount -t tmpfs own /mnt/inner && grep ' /mnt' /proc/self/mountinfo")
+    assert " /mnt/inner " in made.out and "shared:" not in made.out
+    assert f" {source}/inner " not in Path("/proc/self/mountinfo").read_text()
+    # the other direction is open, as without a user namespace: what the host mounts arrives
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "late", source / "late"], check=True)
+    assert " /mnt/late " in Path(f"/proc/{box.pid}/mountinfo").read_text()

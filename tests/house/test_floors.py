@@ -8,14 +8,14 @@ import tree
 FLOORS: dict[int, tuple[str, ...]] = {
     # doctor asks every floor below, and nobody asks it but its command, which is above the others for that
     6: ("ahead",),
-    5: ("__main__", "cli.doctor"),
+    5: ("__main__", "cli.doctor", "cli.state"),
     4: ("cli", "api", "doctor"),
     3: ("lifecycle", "making", "creation", "joining", "removal", "updating", "mounting", "checkpoint", "restoring", "criu_process", "events"),
     2: ("launch", "store", "bundle", "hooks", "console", "userns", "netdev", "intelrdt", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
         "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "annotation", "journal", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged"),
+    0: ("system", "annotation", "journal", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged", "refusals"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings

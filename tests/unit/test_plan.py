@@ -117,7 +117,7 @@ def test_encoding_matches_the_layout() -> None:
 def test_a_failure_finds_its_op() -> None:
     plan = plan_of(Op("fsopen", "proc", r0="fs", about="mount proc on /proc (nosuid)", where="/mounts/0"))
     error = wire.failure(plan, 0, 1, b"")
-    assert str(error) == "mount proc on /proc (nosuid): operation not permitted [init 0]"
+    assert str(error) == "mount proc on /proc (nosuid): operation not permitted [mounts.0, init 0]"
     assert error.record["pointer"] == "/mounts/0"
     assert "init 99" in str(wire.failure(plan, 99, 22, b""))
 

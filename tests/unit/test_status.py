@@ -15,7 +15,7 @@ ALLOWED = {
     "resume": {"paused"},
     "update": {"created", "running", "paused"},
     "delete": {"created", "stopped"},
-    "ps": {"created", "running", "paused"},
+    "ps": {"created", "running", "paused", "stopped"},
     "checkpoint": {"running", "paused"},
 }
 EVERY = ("creating", "created", "running", "paused", "stopped")

@@ -94,6 +94,26 @@ def test_without_a_mount_namespace_nothing_is_mounted_on_the_host() -> None:
     assert not lines(plan, "pivot-root") and not any(line.startswith("mount-setattr /") for line in lines(plan))
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("", "slave"), ("rslave", "slave"), ("private", "private"), ("unbindable", "private"), ("rshared", "")],
+)
+def test_a_source_that_is_taken_early_is_no_peer_of_the_hosts(word: str, expected: str) -> None:
+    """Where it stayed one, root of the user namespace would mount on the host; of a shared rootfs that is what was asked for."""
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    linux = {"uidMappings": maps, "gidMappings": maps, **({"rootfsPropagation": word} if word else {})}
+    entries = [mount("/a", "bind", "/srv/a", "bind", "ro"), mount("/b", "bind", "/srv/b", "rbind")]
+    plan = make_plan(linux=linux, namespaces=("user", "mount"), mounts=entries)
+    made = [line for line in lines(plan) if not line.startswith("unshare user")]
+    early = made[: next(number for number, line in enumerate(lines(plan)) if line.startswith("unshare user"))]
+    for tree in ("src-0", "src-1"):
+        assert any(line.startswith("open-tree host:/srv/") and f"-> {tree} " in line for line in early)
+        found = [
+            line for line in early if line.startswith(f"mount-setattr {tree} {expected}") and line.endswith("recursive")
+        ]
+        assert len(found) == (1 if expected else 0)
+
+
 def test_id_maps_in_the_option() -> None:
     """The properties count where both are there; a kind that is not named is not mapped to anything else."""
 

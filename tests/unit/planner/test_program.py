@@ -79,7 +79,10 @@ def test_a_hook_that_fails_is_no_refusal_of_the_kernel() -> None:
     ):
         error = wire.failure(plan, index, errno, detail)
         assert isinstance(error, HookError) and str(error) == text
-    assert str(wire.failure(plan, index, 2, b"")) == f"createContainer[0] /h: no such file or directory [init {index}]"
+    assert (
+        str(wire.failure(plan, index, 2, b""))
+        == f"createContainer[0] /h: no such file or directory [hooks.createContainer.0, init {index}]"
+    )
 
 
 def test_home_only_where_the_config_has_none() -> None:

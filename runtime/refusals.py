@@ -1,0 +1,159 @@
+"""Why the kernel refused an op: which component of a path is at fault, and what an errno means there.
+
+Asked only once an op has failed. What is found is a word for a person, in brackets or as a hint, and never decides anything: it
+is looked for afterwards, from the host, where things may have changed. Paths of the container are looked at inside its rootfs, no
+link of it is followed, and nothing is opened but the file that was to be executed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODEV, ENOENT, ENOEXEC, ENOTDIR, EPERM, ERANGE
+
+from runtime.unprivileged import text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.plan import Op, Plan
+
+_KINDS = {
+    stat.S_IFREG: "a file", stat.S_IFLNK: "a symbolic link", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory",
+}  # fmt: skip
+#: ops whose path is of the container
+_INSIDE = ("mountpoint", "mkdirs", "mknod", "chdir")
+_SYS_RESOURCE = 24
+
+
+def component(path: str, errno: int, root: str = "", *, is_directory: bool = False) -> str:
+    """Which component of a path it is about, "" where none can be told; the last one must be a directory if told so."""
+    parts = [part for part in path.split("/") if part]
+    shown = ""
+    for number, part in enumerate(parts):
+        shown += "/" + part
+        is_last = number == len(parts) - 1
+        try:
+            info = os.lstat(root + shown)
+        except FileNotFoundError:
+            # not "does not exist": engines take these words for a container that is gone
+            return f"there is no {shown}" if errno == ENOENT else ""
+        except OSError:
+            return ""
+        if stat.S_ISLNK(info.st_mode):
+            target = os.readlink(root + shown)
+            if errno == ELOOP:
+                return f"{shown} is a symbolic link to {target}"
+            if root:
+                return ""  # where it leads in there is not for us to find out
+            if not os.path.exists(shown):
+                return f"{shown} is a symbolic link to {target}, which leads nowhere"
+            info = os.stat(shown)
+        if errno == ENOTDIR and not stat.S_ISDIR(info.st_mode) and (not is_last or is_directory):
+            return f"{shown} is {_KINDS[stat.S_IFMT(info.st_mode)]}"
+        if errno == EEXIST and is_last:
+            return f"{shown} is {_KINDS[stat.S_IFMT(info.st_mode)]}"
+    return ""
+
+
+def rootfs_of(plan: Plan) -> str:
+    """The host's path of the rootfs, as the plan opens it."""
+    return next((str(op.s0) for op in plan.ops if op.name == "open" and op.where == "/root/path"), "")
+
+
+def detail(plan: Plan, op: Op, errno: int) -> str:
+    """What to say in brackets behind the kernel's words, "" for nothing."""
+    path = op.s0 if isinstance(op.s0, str) else ""
+    if op.name in _INSIDE:
+        return component(path, errno, rootfs_of(plan), is_directory=op.name in ("mountpoint", "mkdirs", "chdir"))
+    if op.name in ("open", "open-tree") and path:
+        return component(path, errno, is_directory=op.where == "/root/path")
+    if op.name == "fsconfig" and errno == ENOENT:
+        _, _, options = op.about.rpartition(" (")
+        for word in options.removesuffix(")").split(","):
+            key, _, value = word.partition("=")
+            for layer in value.split(":") if key in ("lowerdir", "upperdir", "workdir") else ():
+                found = component(layer, errno)
+                if found:
+                    return f"{key}: {found}"
+    if op.name == "setns" and errno == EINVAL:
+        return _namespace(op)
+    return ""
+
+
+def _namespace(op: Op) -> str:
+    path = op.about.rpartition(" ")[2]
+    try:
+        link = os.readlink(path)
+    except OSError:
+        return f"{path} is not a namespace"
+    kind, colon, _ = link.partition(":[")
+    return f"{path} is of kind {kind}" if colon else f"{path} is not a namespace"
+
+
+def hint(op: Op, errno: int) -> str:
+    """What there is to be done about it, or to know, "" where that is not certain."""
+    where = op.where
+    if op.name == "fsopen" and errno == ENODEV:
+        kind = op.about.split()[1]  # mount KIND on ...
+        return (
+            f"this kernel has no filesystem {kind}, or no module for it: /proc/filesystems has those that it knows now"
+        )
+    if op.name == "mount-setattr" and errno == EINVAL and "idmap" in op.about:
+        return ""  # wire knows
+    if where.startswith("/linux/sysctl/") and errno == ENOENT:
+        return f"there is no {where[14:]} in the namespaces of this container, or not on this kernel"
+    if where == "/process/scheduler" and errno == EPERM:
+        if "FIFO" in op.about or "RR" in op.about:
+            return "a realtime policy takes CAP_SYS_NICE, and a cgroup of v1 a budget besides: linux.resources.cpu.realtimeRuntime"
+        return "that takes CAP_SYS_NICE"
+    if where == "/process/oomScoreAdj" and errno == EACCES:
+        return "to go below what its caller has takes CAP_SYS_RESOURCE" + _lacking(_SYS_RESOURCE)
+    if where == "/linux/timeOffsets" and errno == ERANGE:
+        uptime = text("/proc/uptime").partition(".")[0]
+        return f"a clock may not go below zero, and the host's is at {uptime} s"
+    if where == "/linux/memoryPolicy" and errno == EINVAL:
+        return f"this machine has the memory nodes {text('/sys/devices/system/node/has_memory') or '0'}"
+    return ""
+
+
+def _lacking(number: int) -> str:
+    """That this process has not the capability, where it has not."""
+    for line in text("/proc/self/status").splitlines():
+        if line.startswith("CapEff:") and not int(line.split()[1], 16) >> number & 1:
+            return ", which this process has not"
+    return ""
+
+
+def of_rlimit(errno: int) -> str:
+    """A hint for a limit that was refused."""
+    if errno != EPERM:
+        return ""
+    ceiling = text("/proc/sys/fs/nr_open")
+    return f"to raise a hard limit takes CAP_SYS_RESOURCE{_lacking(_SYS_RESOURCE)}; RLIMIT_NOFILE ends at fs.nr_open, {ceiling}"
+
+
+def of_program(rootfs: str, path: str, errno: int) -> str:
+    """A hint for a program that is there and cannot be executed: its interpreter, or what it is made for."""
+    if errno not in (ENOENT, ENOEXEC) or not path.startswith("/") or not rootfs:
+        return ""
+    if component(path, ENOENT, rootfs):
+        return ""
+    try:
+        fd = os.open(rootfs + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        head = os.read(fd, 256) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    if errno == ENOENT and head[:2] == b"#!":
+        words = head[2:].partition(b"\n")[0].split()
+        return f"its interpreter {words[0].decode('utf-8', 'replace')} is not there" if words else ""
+    if errno == ENOENT and head[:4] == b"\x7fELF":
+        return "its dynamic linker is not there"
+    if errno == ENOEXEC and head[:4] == b"\x7fELF":
+        return "it is made for another processor, or damaged"
+    if errno == ENOEXEC and head[:2] != b"#!":
+        return "it is neither an ELF file nor a script that begins with #! and its interpreter"
+    return ""

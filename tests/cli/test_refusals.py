@@ -1,0 +1,150 @@
+"""What is said where the kernel refuses: what was attempted, on what, which component was at fault, from which property, and why.
+
+Every row provokes a refusal of the real kernel and compares the whole line, and its hint. PLACE is the bundle; the number of an
+op, which the plan decides, is N.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+pytestmark = [pytest.mark.requires("root"), pytest.mark.differs("its words are others")]
+
+MAP = [{"containerID": 0, "hostID": 100000, "size": 1000}]
+
+
+def mount(destination, source, kind="bind", options=("rbind",)):
+    entry = {"destination": destination, "source": source, "type": kind, "options": list(options)}
+    return lambda config: config["mounts"].append(entry)
+
+
+def process(**changes):
+    return lambda config: config["process"].update(changes)
+
+
+def linux(**changes):
+    return lambda config: config["linux"].update(changes)
+
+
+def join(kind, path):
+    def edit(config):
+        config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != kind]
+        config["linux"]["namespaces"].append({"type": kind, "path": path})
+        config.pop("hostname", None)
+
+    return edit
+
+
+def with_user(edit):
+    def both(config):
+        config["linux"]["namespaces"].append({"type": "user"})
+        config["linux"].update(uidMappings=MAP, gidMappings=MAP)
+        edit(config)
+
+    return both
+
+
+def proc_on_a_link(config):
+    config["mounts"] = [{"destination": "/link", "type": "proc", "source": "proc"}]
+
+
+#: name -> edit, the line from the command on, the hint, errno and pointer of the log
+TABLE = {
+    "a source that is not there": (
+        mount("/mnt", "PLACE/no/such"), "bind PLACE/no/such to /mnt (rbind): no such file or directory (there is no PLACE/no) [mounts.5, init N]", "", 2, "/mounts/5"),
+    "a source below a file": (
+        mount("/mnt", "PLACE/note/x"), "bind PLACE/note/x to /mnt (rbind): not a directory (PLACE/note is a file) [mounts.5, init N]", "", 20, "/mounts/5"),
+    "a directory on a file": (
+        mount("/file", "PLACE/dir"), "bind PLACE/dir to /file (rbind): not a directory (/file is a file) [mounts.5, init N]", "", 20, "/mounts/5"),
+    "a file on a directory": (
+        mount("/mnt", "PLACE/note"), "bind PLACE/note to /mnt (rbind): not a directory (its place in the root file system is one) [mounts.5, init N]", "", 20, "/mounts/5"),
+    "a place below a file": (
+        mount("/file/deep", "PLACE/dir"), "bind PLACE/dir to /file/deep (rbind): not a directory (/file is a file) [mounts.5, init N]", "", 20, "/mounts/5"),
+    "a place in a loop": (
+        mount("/loop/x", "PLACE/dir"), "bind PLACE/dir to /loop/x (rbind): too many levels of symbolic links (/loop is a symbolic link to loop) [mounts.5, init N]", "", 40, "/mounts/5"),
+    "proc on a link": (
+        proc_on_a_link, "mount proc on /link: too many levels of symbolic links (/link is a symbolic link to file) [mounts.0, init N]", "", 40, "/mounts/0"),
+    "an unknown filesystem": (
+        mount("/mnt", "x", "nofs", ()), "mount nofs on /mnt: no such device [mounts.5, init N]",
+        "this kernel has no filesystem nofs, or no module for it: /proc/filesystems has those that it knows now", 19, "/mounts/5"),
+    "an unknown option": (
+        mount("/mnt", "x", "tmpfs", ["sizze=5"]), "mount tmpfs on /mnt (sizze=5): invalid argument (tmpfs: Unknown parameter 'sizze') [mounts.5, init N]", "", 22, "/mounts/5"),
+    "a layer that is not there": (
+        mount("/mnt", "o", "overlay", ["lowerdir=PLACE/dir:PLACE/no/such"]),
+        "mount overlay on /mnt (lowerdir=PLACE/dir:PLACE/no/such): no such file or directory (lowerdir: there is no PLACE/no) [mounts.5, init N]", "", 2, "/mounts/5"),
+    "an idmapped mount of proc": (
+        with_user(mount("/mnt", "/proc", options=["bind", "idmap"])), "bind /proc to /mnt (bind,idmap): invalid argument [mounts.5, init N]",
+        "its file system may be one without idmapped mounts, or be idmapped already", 22, "/mounts/5"),
+    "a sysctl that is not there": (
+        linux(sysctl={"net.ipv4.nosuch": "1"}), 'set sysctl net.ipv4.nosuch to "1": no such file or directory [linux.sysctl.net.ipv4.nosuch, init N]',
+        "there is no net.ipv4.nosuch in the namespaces of this container, or not on this kernel", 2, "/linux/sysctl/net.ipv4.nosuch"),
+    "a sysctl's value": (
+        linux(sysctl={"net.ipv4.ip_forward": "abc"}), 'set sysctl net.ipv4.ip_forward to "abc": invalid argument [linux.sysctl.net.ipv4.ip_forward, init N]', "", 22, "/linux/sysctl/net.ipv4.ip_forward"),
+    "a working directory that is a file": (
+        process(cwd="/file/x"), "make working directory /file/x: not a directory (/file is a file) [process.cwd, init N]", "", 20, "/process/cwd"),
+    "a script without its interpreter": (
+        process(args=["/script"]), 'exec: "/script": no such file or directory', "its interpreter /no/interpreter is not there", 2, "/process/args"),
+    "a file that is no program": (
+        process(args=["/garbage"]), 'exec: "/garbage": exec format error', "it is neither an ELF file nor a script that begins with #! and its interpreter", 8, "/process/args"),
+    "a namespace that is not there": (
+        join("uts", "PLACE/ns/uts"), "open uts namespace PLACE/ns/uts: no such file or directory (there is no PLACE/ns) [linux.namespaces.5, init N]", "", 2, "/linux/namespaces/5"),
+    "a namespace of another kind": (
+        join("uts", "/proc/self/ns/net"), "join uts namespace /proc/self/ns/net: invalid argument (/proc/self/ns/net is of kind net) [linux.namespaces.5, init N]", "", 22, "/linux/namespaces/5"),
+    "a namespace that is none": (
+        join("uts", "PLACE/note"), "join uts namespace PLACE/note: invalid argument (PLACE/note is not a namespace) [linux.namespaces.5, init N]", "", 22, "/linux/namespaces/5"),
+    "a device where a directory is": (
+        linux(devices=[{"path": "/tmp", "type": "c", "major": 1, "minor": 3}]), "make device /tmp: file exists (/tmp is a directory) [linux.devices.0, init N]", "", 17, "/linux/devices/0"),
+    "a device below a file": (
+        linux(devices=[{"path": "/file/x", "type": "c", "major": 1, "minor": 3}]), "make device /file/x: not a directory (/file is a file) [linux.devices.0, init N]", "", 20, "/linux/devices/0"),
+    "a tmpfs on a file": (
+        mount("/file", "t", "tmpfs", ()), "mount tmpfs on /file: not a directory (/file is a file) [mounts.5, init N]", "", 20, "/mounts/5"),
+    "a node of memory that is not there": (
+        linux(memoryPolicy={"mode": "MPOL_BIND", "nodes": "77"}), "set memory policy MPOL_BIND 77: invalid argument [linux.memoryPolicy, init N]", "this machine has the memory nodes NODES", 22, "/linux/memoryPolicy"),
+    "a seccomp agent that is not there": (
+        linux(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/no/agent", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}),
+        "hand over the seccomp listener: connect to /no/agent: no such file or directory [linux.seccomp.listenerPath]", "", 2, "/linux/seccomp/listenerPath"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_said(name, pyrunc, make, scratch) -> None:
+    edit, line, hint, errno, pointer = TABLE[name]
+    made = make(None, "/bin/true")
+    (made.path / "note").write_text("x")
+    (made.path / "dir").mkdir()
+    (made.rootfs / "file").write_text("x")
+    os.symlink("file", made.rootfs / "link")
+    os.symlink("loop", made.rootfs / "loop")
+    for program, text in (("script", "#!/no/interpreter -x\n"), ("garbage", "\1\2\3\4")):
+        (made.rootfs / program).write_text(text)
+        (made.rootfs / program).chmod(0o755)
+    edit(made.config)
+    made.config = json.loads(json.dumps(made.config).replace("PLACE", str(made.path)))
+    made.write()
+    id_, log = pyrunc.id(), scratch / "log"
+    error = pyrunc("--log", log, "--log-format", "json", "run", "-b", made, id_, status=1).err
+    with open("/sys/devices/system/node/has_memory") as file:
+        nodes = file.read().strip()
+    found = re.sub(r"\binit \d+\]", "init N]", error.replace(str(made.path), "PLACE")).splitlines()
+    assert found == [f"run {id_}: {line}", *([f"hint: {hint.replace('NODES', nodes)}"] if hint else [])]
+    record = json.loads(log.read_text())
+    assert (record["level"], record["errno"], record["pointer"]) == ("error", errno, pointer)
+    assert record["msg"] in error
+
+
+def test_start_says_it_as_well(pyrunc, make) -> None:
+    """The plan is gone by then, and the rootfs is where the state says."""
+    made = make(None, "/script")
+    (made.rootfs / "script").write_text("#!/no/interpreter\n")
+    (made.rootfs / "script").chmod(0o755)
+    id_ = pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    error = pyrunc.fails("start", id_)
+    assert (
+        error
+        == f'start {id_}: exec: "/script": no such file or directory\nhint: its interpreter /no/interpreter is not there\n'
+    )

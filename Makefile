@@ -160,8 +160,8 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
 
-check-root: build ## kernel, cli, attacks (shim), a sample of differential: what needs root
-	@$(call need,$(DEPS_TEST))
+check-root: build ## kernel, cli, shim, attacks, a sample of differential: what needs root
+	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz

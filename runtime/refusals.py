@@ -2,7 +2,7 @@
 
 Asked only once an op has failed. What is found is a word for a person, in brackets or as a hint, and never decides anything: it
 is looked for afterwards, from the host, where things may have changed. Paths of the container are looked at inside its rootfs, no
-link of it is followed, and nothing is opened but the file that was to be executed.
+link of it is followed, and nothing is opened but the file that was to be executed, if it is a regular one.
 """
 
 from __future__ import annotations
@@ -139,14 +139,9 @@ def of_program(rootfs: str, path: str, errno: int) -> str:
         return ""
     if component(path, ENOENT, rootfs):
         return ""
-    try:
-        fd = os.open(rootfs + path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    head = _head(rootfs, path)
+    if not head:
         return ""
-    try:
-        head = os.read(fd, 256) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    finally:
-        os.close(fd)
     if errno == ENOENT and head[:2] == b"#!":
         words = head[2:].partition(b"\n")[0].split()
         return f"its interpreter {words[0].decode('utf-8', 'replace')} is not there" if words else ""
@@ -157,3 +152,29 @@ def of_program(rootfs: str, path: str, errno: int) -> str:
     if errno == ENOEXEC and head[:2] != b"#!":
         return "it is neither an ELF file nor a script that begins with #! and its interpreter"
     return ""
+
+
+def _head(rootfs: str, path: str) -> bytes:
+    """How a regular file of the rootfs begins; nothing where a link is on the way, which may lead to a device of the host's."""
+    head = b""
+    parts = [part for part in path.split("/") if part]
+    if ".." in parts:
+        return head
+    try:
+        fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return head
+    try:
+        for part in parts:
+            inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        # for reading only now: to open a device is to do something to it
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
+                head = file.read(256)
+    except OSError:
+        pass  # gone meanwhile, or a link, or not to be read: then there is no hint
+    finally:
+        os.close(fd)
+    return head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ELOOP, ENOENT, ENOTDIR
+from errno import EEXIST, ELOOP, ENOENT, ENOEXEC, ENOTDIR
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,28 @@ def test_no_link_of_a_rootfs_is_followed(tree: str) -> None:
     assert refusals.component("/link/file/x", ENOTDIR, tree) == ""
     os.symlink("/bin/sh", f"{tree}/program")
     assert refusals.of_program(tree, "/program", ENOENT) == ""
+
+
+def test_the_program_is_looked_at_inside_the_rootfs(tree: str) -> None:
+    """A link on the way, or `..`, could lead to a device of the host's, and to open one does something to it."""
+    (outside := Path(tree, "dir/sub")).joinpath("program").write_bytes(b"text")
+    root = Path(tree, "rootfs")
+    (root / "bin").mkdir(parents=True)
+    (root / "absolute").symlink_to(outside)
+    (root / "relative").symlink_to("../dir/sub")
+    (root / "bin/program").symlink_to(outside / "program")
+    os.mkfifo(root / "bin/fifo")
+    for path in (
+        "/absolute/program",
+        "/relative/program",
+        "/bin/program",
+        "/bin/../../dir/sub/program",
+        "/bin/fifo",
+        "/bin",
+    ):
+        assert refusals.of_program(str(root), path, ENOEXEC) == "", path
+    (root / "bin/own").write_bytes(b"text")
+    assert refusals.of_program(str(root), "/bin/own", ENOEXEC)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ KNOWN: dict[str, tuple[str, str]] = {
     "run.oci.pidfd_receiver": (HONOURED, "socket that is sent a pidfd of init, as by --pidfd-socket"),
     "run.oci.seccomp.receiver": (HONOURED, "socket that is sent the listener of seccomp, where there is no linux.seccomp.listenerPath"),
     "run.oci.seccomp_fail_unknown_syscall": (HONOURED, "a system call that libseccomp does not know is an error and no warning"),
-    "run.oci.seccomp_bpf_data": (HONOURED, "a program in base64 that is loaded instead of linux.seccomp"),
+    "run.oci.seccomp_bpf_data": (HONOURED, "a program in base64 that is loaded as the filter, where there is no linux.seccomp"),
     "run.oci.handler": (
         REFUSED,
         "no handler is built in: a virtual machine or a WebAssembly engine is a program of its own, which the image or another runtime has",
@@ -130,10 +130,15 @@ def _notifies(section: dict[str, Any]) -> bool:
 
 
 def seccomp_program(config: dict[str, Any]) -> bytes:
-    """The program that is loaded instead of what `linux.seccomp` says; b"" for none."""
+    """The program that is loaded as the filter; b"" for none."""
     text = get(config, "seccomp_bpf_data")
     if text is None:
         return b""
+    if (config.get("linux") or {}).get("seccomp"):
+        # crun replaces the profile by it. Annotations can come with an image: that must not be how one loses its filter
+        raise _wrong(
+            "seccomp_bpf_data", "there is a linux.seccomp, which no annotation replaces: leave one of them out"
+        )
     from binascii import Error, a2b_base64
 
     try:

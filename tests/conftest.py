@@ -37,12 +37,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
 PROBE = BUILD / "fixtures" / "probe"
+
+# how long an example takes says nothing: machines are slow at times
+settings.register_profile("pyrunc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pyrunc")
 
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "fixtures")]  # whatever the working directory is
 if (BUILD / "kernel" / "runtime" / "kernel").is_dir():

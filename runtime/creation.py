@@ -187,8 +187,7 @@ class Made:
     def _user_ns(self, step: Step, launch: Launch, given: int) -> int:
         from runtime import userns
 
-        uid_map, _, gid_map = step[2].partition(";")
-        return userns.namespace_of(uid_map, gid_map)
+        return userns.namespace_of(step[2])
 
     def _netdev(self, step: Step, launch: Launch, given: int) -> int:
         from runtime import netdev

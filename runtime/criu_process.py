@@ -283,26 +283,6 @@ _FEATURE_WORDS = {
 }
 
 
-class _Done(Exception):
-    """What a plan was for has been done."""
-
-
-def carry_out(plan: Plan, fds: list[int]) -> None:
-    """Run a plan of the interpreter's up to where it asks for "done", and end it there."""
-    check(plan)
-    launch = Launch(plan, fds, {"done": _done}, _no_fork)
-    try:
-        launch.serve()
-    except _Done:
-        pass
-    finally:
-        launch.destroy()
-
-
-def _done(step: Step, launch: Launch, given: int) -> int:
-    raise _Done
-
-
 def _no_fork(pid: int) -> None:
     raise AssertionError("a plan for CRIU does not fork")
 

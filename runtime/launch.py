@@ -162,6 +162,34 @@ class Launch:
         return self.status is not None
 
 
+class _Done(Exception):
+    """What a plan was for has been done."""
+
+
+def carry_out(plan: Plan, fds: list[int], doers: dict[str, Doer] | None = None) -> list[str]:
+    """Run a plan that is for its effects alone (planner.effects) up to where it asks for "done", and end it there; the warnings."""
+    from runtime.plan import check
+
+    check(plan)
+    launch = Launch(plan, fds, {**(doers or {}), "done": _done}, _leave_alone)
+    try:
+        launch.serve()
+        _, launch.status = os.waitpid(launch.pid, 0)
+        raise KernelError(f"the helper ended early with {words_for_status(launch.status)}", 32)
+    except _Done:
+        return [*plan.warnings, *launch.warnings]
+    finally:
+        launch.destroy()
+
+
+def _done(step: Step, launch: Launch, given: int) -> int:
+    raise _Done
+
+
+def _leave_alone(pid: int) -> None:
+    pass
+
+
 def words_for_status(status: int) -> str:
     """A wait status in words: `exit status 3`, `signal 9 (killed)`."""
     if os.WIFSIGNALED(status):

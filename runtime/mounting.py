@@ -13,22 +13,17 @@ from runtime import bundle, identity, lifecycle, planner, status
 from runtime import system as os
 from runtime.errors import ConfigError, Error, KernelError, StatusError
 from runtime.host import Host
-from runtime.launch import Launch, words_for_status
-from runtime.plan import check
+from runtime.launch import carry_out
 from runtime.planner import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.launch import Doer
+    from runtime.launch import Launch
     from runtime.plan import Plan, Step
     from runtime.planner import Request
     from runtime.store import Entry
-
-
-class _Done(Exception):
-    """The helper has got to the end of its plan."""
 
 
 class Mounting:
@@ -53,7 +48,6 @@ class Mounting:
                 self.plan = running.remove(self._request(), self.entries)
         except ConfigError as error:
             raise ConfigError(error.where, error.why, source=path, clause=error.clause, hint=error.hint) from None
-        check(self.plan)
 
     def _request(self) -> Request:
         request = planner.Request()
@@ -71,7 +65,7 @@ class Mounting:
         if init_fd < 0:
             raise StatusError("container not running", code="status")
         try:
-            return self._carry_out(self.plan, [init_fd])
+            return carry_out(self.plan, [init_fd], {"hold": self._hold, "idmap": _user_ns})
         except Error as error:
             if self.verb == "remove" and error.record.get("errno") == EINVAL:
                 error.hint = (
@@ -87,24 +81,12 @@ class Mounting:
     def _undo(self, init_fd: int, error: Error) -> None:
         for place, fd in reversed(self.held):
             plan = running.undo(self._request(), place)
-            check(plan)
             try:
-                self._carry_out(plan, [init_fd, fd])
+                carry_out(plan, [init_fd, fd])
             except Error as second:
                 # EINVAL: it had not been attached yet
                 if second.record.get("errno") != EINVAL:
                     error.message += f"; and what was mounted before is still there: {second.message}"
-
-    def _carry_out(self, plan: Plan, fds: list[int]) -> list[str]:
-        doers: dict[str, Doer] = {"done": _done, "hold": self._hold, "idmap": _user_ns}
-        launch = Launch(plan, fds, doers, _leave_alone)
-        try:
-            launch.serve()
-            raise _how_it_died(launch)
-        except _Done:
-            return [*plan.warnings, *launch.warnings]
-        finally:
-            launch.destroy()
 
     def _hold(self, step: Step, launch: Launch, given: int) -> int:
         if given < 0:
@@ -113,24 +95,10 @@ class Mounting:
         return -1
 
 
-def _how_it_died(launch: Launch) -> Error:
-    _, launch.status = os.waitpid(launch.pid, 0)
-    return KernelError(f"the helper ended early with {words_for_status(launch.status)}", 32)
-
-
-def _done(step: Step, launch: Launch, given: int) -> int:
-    raise _Done
-
-
 def _user_ns(step: Step, launch: Launch, given: int) -> int:
     from runtime import userns
 
-    uid_map, _, gid_map = step[2].partition(";")
-    return userns.namespace_of(uid_map, gid_map)
-
-
-def _leave_alone(pid: int) -> None:
-    pass
+    return userns.namespace_of(step[2])
 
 
 def change(ctx: lifecycle.Context, id_: str, verb: str, path: str) -> None:

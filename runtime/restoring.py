@@ -17,9 +17,9 @@ from struct import pack
 
 from runtime import checkpoint, console, creation, criu, external, foreground, jsonio, lifecycle, steps, store
 from runtime import system as os
-from runtime.criu_process import Criu, carry_out
+from runtime.criu_process import Criu
 from runtime.errors import ConfigError, KernelError, StateError
-from runtime.launch import Launch, words_for_status
+from runtime.launch import Launch, carry_out, words_for_status
 from runtime.making import Making
 from runtime.planner import Request, restorer
 

@@ -64,8 +64,9 @@ def _why_refused(name: str, path: str, text: str, words: Sequence[str]) -> str:
     return unprivileged.why_no_ids(file, os.geteuid(), [entry for entry in found if entry != (own, 1)])
 
 
-def namespace_of(uid_map: str, gid_map: str) -> int:
-    """A descriptor of a user namespace with these maps and no process in it, for an idmapped mount (mount_setattr(2))."""
+def namespace_of(maps: str) -> int:
+    """A descriptor of a user namespace with the maps "UIDS;GIDS" and no process in it, for an idmapped mount (mount_setattr(2))."""
+    uid_map, _, gid_map = maps.partition(";")
     pid = kernel.spawn_newuser()
     try:
         for name, text in (("uid_map", uid_map), ("gid_map", gid_map)):

@@ -134,7 +134,7 @@ def test_idmapped(interpret: Interpret, scratch: Path) -> None:
     from runtime import userns
 
     (scratch / "file").write_text("")
-    ns = userns.namespace_of("0 100000 1000\n", "0 100000 1000\n")
+    ns = userns.namespace_of("0 100000 1000\n;0 100000 1000\n")
     tree = [Op("open-tree", str(scratch), r0="t", a=CLONE)]
     tree.append(Op("mount-setattr", r0="t", r1="ns", a=linux.MOUNT_ATTR_IDMAP))
     done = interpret(*private(), *tree, on("/mnt", "t"), sh("stat -c '%u %g' /mnt/file"), registers={"ns": ns})

@@ -250,8 +250,13 @@ class Scope(fs.Cgroup):
         except systemd_bus.Refusal as refusal:
             raise refusal.error(f"change unit {self.unit}") from None
 
-    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
-        """Make the limits that the files have by now properties of the unit; systemd then writes the files in its turn."""
+    def tell(
+        self, writes: list[tuple[str, str, str]], after: dict[str, Any], rules: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
+        """Make the limits that the files have by now, and the device rules if there are others, properties of the unit; systemd
+        then writes the files in its turn, and attaches a program of its own."""
+        from runtime.cgroups import devices
+
         found = systemd_properties.limits(self.version, writes, has_bfq=self._has_bfq(writes))
         if (after.get("cpu") or {}).get("idle") == 1 or (after.get("unified") or {}).get("cpu.idle") == "1":
             found = [prop for prop in found if prop[0] != "CPUWeight" or prop[2] == 0]
@@ -260,6 +265,10 @@ class Scope(fs.Cgroup):
                 f"systemd takes no other {name} for a unit that runs: a daemon-reload will undo this limit"
             )
         found = [prop for prop in found if prop[0] not in systemd_properties.FIXED]
+        if rules and not self.is_user:
+            # what is given is added to the list, unless it is nothing
+            found.append(("DeviceAllow", "a(ss)", []))
+            found += systemd_properties.device_policy(devices.state(rules))
         if not found:
             return ()
         self.set(found)

@@ -252,6 +252,10 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "criu-memory-tracking": lambda: _criu_has("mem_dirty_track"),
     "criu-tcp": _criu_tcp,
     "criu-lazy-pages": lambda: _criu_has("uffd-noncoop"),
+    # what uname(2) says is told of it, where the kernel runs programs of 32 bits at all
+    "linux32": lambda: (
+        subprocess.run(["setarch", "linux32", "uname", "-m"], capture_output=True, text=True).stdout == "i686\n"
+    ),
     "i386-calls": lambda: os.path.exists("/proc/sys/abi/vsyscall32"),
 }
 _known: dict[str, bool] = {}

@@ -139,8 +139,10 @@ class Lab:
             missing(f"namespaces of its own for a lab ({why.strip().splitlines()[-1:]})")
         for top in self.cgroups:
             if (top / "cgroup.subtree_control").exists() and (top / "lab").is_dir():
-                # what waits for the lab's end began in the lab's own root, as which it would pass no controller on
-                (top / "lab/cgroup.procs").write_text(str(self._outer.pid))
+                # what waits for the lab's end began in the lab's own root, which would pass no controller on with it; nobody in
+                # there sees it, so that it must not be where Podman moves everybody away (--cgroups=split) either
+                (top / "outside").mkdir()
+                (top / "outside/cgroup.procs").write_text(str(self._outer.pid))
         return int(Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()[0])
 
     # -- running things in it

@@ -42,6 +42,7 @@ class Scope(fs.Cgroup):
     __slots__ = (
         "unit",
         "slice",
+        "top",
         "address",
         "is_user",
         "is_new",
@@ -57,6 +58,8 @@ class Scope(fs.Cgroup):
         super().__init__(version, paths, host)
         self.unit = unit
         self.slice = ""
+        #: where the cgroup of a user's manager is
+        self.top = ""
         self.is_user = is_user
         #: the manager's address; "" for where it usually is
         self.address = ""
@@ -142,10 +145,8 @@ class Scope(fs.Cgroup):
         """A user's manager has the controllers that the system's has handed to it, and can give away no others."""
         if not self.is_user:
             return
-        above = self.main()
-        while not os.path.isdir(above) and above != "/":
-            above = os.path.dirname(above)
-        have = walk.text(f"{above}/cgroup.controllers").split()
+        # not those of the slice: it has what the units in it have needed so far, and gets more when this one does
+        have = walk.text(f"{self.top}/cgroup.controllers").split()
         for controller, _, _ in writes:
             if controller in _MANAGED and controller not in have:
                 raise Unsupported(

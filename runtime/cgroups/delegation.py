@@ -31,7 +31,7 @@ def place_for(host: Any) -> str:
     if not host.is_systemd:
         return f"as root, make a cgroup, give the user it and its {_FILES}, and start this from a cgroup below it"
     if os.path.exists(f"/run/user/{host.euid}/systemd"):
-        return "the user's own systemd may: systemd-run --user --scope pyrunc ..."
+        return "the user's own systemd may: --systemd-cgroup, or systemd-run --user --scope pyrunc ..."
     from runtime.unprivileged import name_of
 
     name = name_of(host.euid)

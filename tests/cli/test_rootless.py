@@ -561,6 +561,8 @@ def test_rootless_option(rootless, own, make, pyrunc, peer):
     rootless("--rootless", "auto", "run", "-b", made, rootless.id())
     box = make(None)
     for value in ("true", "false", "auto"):
+        if value == "true" and "--systemd-cgroup" in pyrunc.options:
+            continue  # as with runc it is the user's systemd that is asked then, and root has none
         pyrunc(f"--rootless={value}", "run", "-b", box, pyrunc.id(value))
 
 

@@ -159,8 +159,9 @@ class Scope(fs.Cgroup):
         """Whether cgroups have a weight for BFQ, where it matters: the root has no such file, all below it have."""
         if not any(file.startswith("io.bfq.weight") for _, file, _ in writes):
             return False
-        below = "init.scope" if not self.is_user else ""
-        return os.path.exists(f"{self.host.cgroup_unified}/{below}/io.bfq.weight")
+        # a user's manager when the unit is new, and the unit later on; in both the controller is there, or there is no limit
+        places = (self.main(), self.top) if self.is_user else (f"{self.host.cgroup_unified}/init.scope",)
+        return any(os.path.exists(f"{place}/io.bfq.weight") for place in places)
 
     def run(self, step: Step, pid: int = 0) -> None:
         """Do one step; raise what systemd or the kernel says to it."""

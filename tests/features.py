@@ -58,6 +58,8 @@ def _v2(file: str) -> bool:
     controller = file.partition(".")[0]
     if controller not in text(f"{top}/cgroup.controllers").split():
         return False
+    if os.geteuid():  # what was given to a user, his own cgroup has
+        return Path(f"{top}{text('/proc/self/cgroup').partition('0::')[2].strip()}/{file}").exists()
     new = top / f"probe-{os.getpid()}"
     try:
         (top / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -252,6 +254,10 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "criu-memory-tracking": lambda: _criu_has("mem_dirty_track"),
     "criu-tcp": _criu_tcp,
     "criu-lazy-pages": lambda: _criu_has("uffd-noncoop"),
+    # what uname(2) says is told of it, where the kernel runs programs of 32 bits at all
+    "linux32": lambda: (
+        subprocess.run(["setarch", "linux32", "uname", "-m"], capture_output=True, text=True).stdout == "i686\n"
+    ),
     "i386-calls": lambda: os.path.exists("/proc/sys/abi/vsyscall32"),
 }
 _known: dict[str, bool] = {}

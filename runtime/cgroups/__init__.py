@@ -183,7 +183,9 @@ class NoCgroup:
         """There is nothing to run."""
         raise CgroupError(f"{step[0]} {step[1]}: {self.why}")
 
-    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
+    def tell(
+        self, writes: list[tuple[str, str, str]], after: dict[str, Any], rules: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
         """There is nobody to tell."""
         return ()
 

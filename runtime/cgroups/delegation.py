@@ -31,7 +31,7 @@ def place_for(host: Any) -> str:
     if not host.is_systemd:
         return f"as root, make a cgroup, give the user it and its {_FILES}, and start this from a cgroup below it"
     if os.path.exists(f"/run/user/{host.euid}/systemd"):
-        return "the user's own systemd may: systemd-run --user --scope pyrunc ..."
+        return "the user's own systemd may: --systemd-cgroup, or systemd-run --user --scope pyrunc ..."
     from runtime.unprivileged import name_of
 
     name = name_of(host.euid)
@@ -66,15 +66,16 @@ def _why_not(path: str, controller: str) -> tuple[str, str]:
             return ": not permitted", f"it is not delegated to users: as root, {in_words()}"
         return ": not permitted", f"it is not delegated: as root, echo +{controller} >{control}"
     kind = walk.text(f"{path}/cgroup.type").strip()  # the root, which may hold processes, has none
-    if controller not in _THREADED:
-        # not cgroup.procs, where those of threaded cgroups below it are too
-        if kind in ("domain", "domain threaded") and walk.text(f"{path}/cgroup.threads").strip():
-            return (
-                ": it holds processes itself",
-                "what holds processes passes nothing on: start this from a cgroup below it",
-            )
-        if kind not in ("", "domain"):
-            return f': it is "{kind}"', ""
+    # not cgroup.procs, where those of threaded cgroups below it are too
+    has_threads = bool(walk.text(f"{path}/cgroup.threads").strip())
+    # beside its own processes a cgroup passes on what threads can have, but only where no others are below it
+    if has_threads and (kind == "domain" or kind == "domain threaded" and controller not in _THREADED):
+        return (
+            ": it holds processes itself",
+            "what holds processes passes nothing on: start this from a cgroup below it",
+        )
+    if controller not in _THREADED and kind not in ("", "domain"):
+        return f': it is "{kind}"', ""
     return "", ""
 
 

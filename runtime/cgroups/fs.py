@@ -151,7 +151,9 @@ class Cgroup:
 
         return refused.error(self, path, value, error)
 
-    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
+    def tell(
+        self, writes: list[tuple[str, str, str]], after: dict[str, Any], rules: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
         """Tell who else has the limits what they are now: nobody here. The files that have then to be written again."""
         return ()
 

@@ -11,6 +11,7 @@ enable         v2: let the cgroups below have controllers, as far as the cgroup 
 threaded       v2: where the cgroup above is threaded, be so too: it could take no process otherwise
 devices        v2: attach a program that decides on devices
 delegate       v2: give the cgroup to the container's user
+delegate?denied  the same, unless that is another user than we are, to whom we may give nothing: then it stays ours
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def steps(cgroup: Cgroup, config: dict[str, Any]) -> tuple[int, list[Step]]:
     if cgroup.version == 2:
         uid = _owner(config)
         if uid is not None:
-            found.append(("delegate", main, str(uid)))
+            # an option of runtimes, which root of a user namespace has as well (config-linux.md, cgroup ownership)
+            found.append(("delegate?denied" if cgroup.host.is_rootless else "delegate", main, str(uid)))
     return (wanted.get("memory") or {}).get("limit") or 0, found
 
 
@@ -281,6 +283,17 @@ def _delegate(cgroup: Cgroup, target: str, value: str) -> None:
         raise fs.failed(f"give {target} to user {value}", error) from None
 
 
+def _delegate_if_allowed(cgroup: Cgroup, target: str, value: str) -> None:
+    try:
+        os.chown(target, int(value), -1)
+    except PermissionError:
+        cgroup.warnings.append(
+            f"give {target} to user {value}: only root may: it stays with user {cgroup.host.euid}, ignoring"
+        )
+        return
+    _delegate(cgroup, target, value)
+
+
 RUN: dict[str, Callable[[Cgroup, str, str], None]] = {
     "write-either": _write_either,
     "write?missing": _write_if_there,
@@ -292,4 +305,5 @@ RUN: dict[str, Callable[[Cgroup, str, str], None]] = {
     "devices": _devices,
     "devices?denied": _devices_if_allowed,
     "delegate": _delegate,
+    "delegate?denied": _delegate_if_allowed,
 }

@@ -33,7 +33,8 @@ def choose(asked: str, id_: str, host: Any) -> Scope:
             raise Unsupported("without root, systemd can make cgroups on cgroup v2 alone, and this host has v1")
         return _new(Scope(1, _paths_v1(unit, host), host, unit.name, False), unit, id_)
     scope = Scope(2, {}, host, unit.name, is_user)
-    scope.paths[""] = os.path.normpath(host.cgroup_unified + _top(scope, host) + unit.path)
+    scope.top = host.cgroup_unified + _top(scope, host)
+    scope.paths[""] = os.path.normpath(scope.top + unit.path)
     return _new(scope, unit, id_)
 
 

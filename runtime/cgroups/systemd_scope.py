@@ -42,6 +42,7 @@ class Scope(fs.Cgroup):
     __slots__ = (
         "unit",
         "slice",
+        "top",
         "address",
         "is_user",
         "is_new",
@@ -57,6 +58,8 @@ class Scope(fs.Cgroup):
         super().__init__(version, paths, host)
         self.unit = unit
         self.slice = ""
+        #: where the cgroup of a user's manager is
+        self.top = ""
         self.is_user = is_user
         #: the manager's address; "" for where it usually is
         self.address = ""
@@ -142,10 +145,8 @@ class Scope(fs.Cgroup):
         """A user's manager has the controllers that the system's has handed to it, and can give away no others."""
         if not self.is_user:
             return
-        above = self.main()
-        while not os.path.isdir(above) and above != "/":
-            above = os.path.dirname(above)
-        have = walk.text(f"{above}/cgroup.controllers").split()
+        # not those of the slice: it has what the units in it have needed so far, and gets more when this one does
+        have = walk.text(f"{self.top}/cgroup.controllers").split()
         for controller, _, _ in writes:
             if controller in _MANAGED and controller not in have:
                 raise Unsupported(
@@ -158,8 +159,9 @@ class Scope(fs.Cgroup):
         """Whether cgroups have a weight for BFQ, where it matters: the root has no such file, all below it have."""
         if not any(file.startswith("io.bfq.weight") for _, file, _ in writes):
             return False
-        below = "init.scope" if not self.is_user else ""
-        return os.path.exists(f"{self.host.cgroup_unified}/{below}/io.bfq.weight")
+        # a user's manager when the unit is new, and the unit later on; in both the controller is there, or there is no limit
+        places = (self.main(), self.top) if self.is_user else (f"{self.host.cgroup_unified}/init.scope",)
+        return any(os.path.exists(f"{place}/io.bfq.weight") for place in places)
 
     def run(self, step: Step, pid: int = 0) -> None:
         """Do one step; raise what systemd or the kernel says to it."""
@@ -250,8 +252,13 @@ class Scope(fs.Cgroup):
         except systemd_bus.Refusal as refusal:
             raise refusal.error(f"change unit {self.unit}") from None
 
-    def tell(self, writes: list[tuple[str, str, str]], after: dict[str, Any]) -> tuple[str, ...]:
-        """Make the limits that the files have by now properties of the unit; systemd then writes the files in its turn."""
+    def tell(
+        self, writes: list[tuple[str, str, str]], after: dict[str, Any], rules: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
+        """Make the limits that the files have by now, and the device rules if there are others, properties of the unit; systemd
+        then writes the files in its turn, and attaches a program of its own."""
+        from runtime.cgroups import devices
+
         found = systemd_properties.limits(self.version, writes, has_bfq=self._has_bfq(writes))
         if (after.get("cpu") or {}).get("idle") == 1 or (after.get("unified") or {}).get("cpu.idle") == "1":
             found = [prop for prop in found if prop[0] != "CPUWeight" or prop[2] == 0]
@@ -260,6 +267,10 @@ class Scope(fs.Cgroup):
                 f"systemd takes no other {name} for a unit that runs: a daemon-reload will undo this limit"
             )
         found = [prop for prop in found if prop[0] not in systemd_properties.FIXED]
+        if rules and not self.is_user:
+            # what is given is added to the list, unless it is nothing
+            found.append(("DeviceAllow", "a(ss)", []))
+            found += systemd_properties.device_policy(devices.state(rules))
         if not found:
             return ()
         self.set(found)

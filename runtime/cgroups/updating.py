@@ -41,7 +41,7 @@ def update(cgroup: Cgroup | NoCgroup, before: dict[str, Any], changed: dict[str,
         limits += making.device_steps(cgroup, rules)  # type: ignore[arg-type]
     undo = _apply(cgroup, limits, before.get("devices"))  # type: ignore[arg-type]
     try:
-        rounded = cgroup.tell(found, after)
+        rounded = cgroup.tell(found, after, rules)
     except Error:
         _put_back(cgroup, undo)  # type: ignore[arg-type]
         raise

@@ -1,6 +1,7 @@
 """Mounts of type `cgroup`: what a container sees of its cgroups, in each of the three worlds that hosts live in.
 
     v2                     the unified hierarchy; in a cgroup namespace its root is the container's own cgroup
+    v2, no cgroup          in a cgroup namespace nothing, read-only: its root would be the cgroup of a user who has none to give
     v1, cgroup namespace   a tmpfs, and each hierarchy mounted below it
     v1                     a tmpfs, and of each hierarchy the container's own cgroup bound below it
     hybrid                 as v1, and the unified hierarchy at `unified`
@@ -28,11 +29,16 @@ _ATTRIBUTES = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATT
 
 
 def cgroup_mount(mount: Mount, request: Request) -> Iterator[Op]:
-    """The ops for a mount of type `cgroup`, or for one of type `cgroup2` where `is_bound`."""
+    """The ops for a mount of type `cgroup`, or for one of type `cgroup2` where `is_other`."""
     if mount.kind == "cgroup2" or request.host.cgroup_mode == "v2":
         yield from _unified(mount, request)
     else:
         yield from _hierarchies(mount, request)
+
+
+def is_other(request: Request) -> bool:
+    """Whether a container sees no mount of its own of the unified hierarchy."""
+    return is_bound(request) or _is_covered(request)
 
 
 def is_bound(request: Request) -> bool:
@@ -40,10 +46,22 @@ def is_bound(request: Request) -> bool:
     return bool(request.host.cgroup_unified) and not _has_cgroup_ns(request)
 
 
+def _is_covered(request: Request) -> bool:
+    """Whether the container shares the cgroup of a user who may make none: its files tell of the user's other processes."""
+    is_alone = request.host.cgroup_mode == "v2" and _has_cgroup_ns(request)
+    return is_alone and request.host.is_rootless and not request.cgroup_paths
+
+
 def _unified(mount: Mount, request: Request) -> Iterator[Op]:
     about, where, options = mount.about, mount.where, mount.options
     top = request.host.cgroup_unified
-    if not is_bound(request):
+    if _is_covered(request):
+        yield Op("fsopen", "tmpfs", r0="fs", about=about, where=where)
+        yield Op("fsconfig", "source", "tmpfs", r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+        yield Op("fsconfig", "mode", "755", r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+        attributes = _ATTRIBUTES | linux.MOUNT_ATTR_RDONLY
+        yield Op("fsmount", r0="fs", r1="mnt", a=attributes, about=about, where=where)
+    elif not is_bound(request):
         yield Op("fsopen", "cgroup2", r0="fs", about=about, where=where)
         if mount.source:
             yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)

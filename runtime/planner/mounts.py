@@ -157,7 +157,7 @@ def mounts(request: Request, plan: Plan) -> Iterator[Op]:
             yield from attach(mount, tree)
             if has_sources:
                 yield Op("close", r0=tree)
-        elif mount.kind == "cgroup" or (mount.kind == "cgroup2" and cgroup_mounts.is_bound(request)):
+        elif mount.kind == "cgroup" or (mount.kind == "cgroup2" and cgroup_mounts.is_other(request)):
             yield from cgroup_mounts.cgroup_mount(mount, request)
         else:
             yield from filesystem(mount, request, plan, register(mount))

@@ -158,5 +158,12 @@ def test_ps_of_a_stopped_container_is_empty(pyrunc, running):
     pyrunc("kill", box.id, "KILL")
     pyrunc.wait(box.pid)
     assert pyrunc("ps", "--format", "json", box.id).json() == []
+
+
+@pytest.mark.requires("boot-time")
+def test_the_table_of_a_stopped_container_is_empty(pyrunc, running):
+    box = running()
+    pyrunc("kill", box.id, "KILL")
+    pyrunc.wait(box.pid)
     lines = pyrunc("ps", box.id).out.splitlines()
     assert len(lines) == 1 and lines[0].split()[:2] == ["UID", "PID"]

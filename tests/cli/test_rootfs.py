@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import hierarchies
 import pytest
 
 
@@ -99,7 +100,7 @@ def test_what_a_cgroup_mount_shows_on_v2(pyrunc, make, namespace):
         both(cgroups("rw", namespace=namespace), lambda c: c["linux"].update(resources={"pids": {"limit": 77}})),
         *("/bin/sh", "-c", "cat /proc/self/cgroup; cat /sys/fs/cgroup/$1/pids.max; mkdir /sys/fs/cgroup/$1/sub", "sh"),
     )
-    path = made.config["linux"]["cgroupsPath"]
+    path = "/" + hierarchies.below_the_top(made.config["linux"]["cgroupsPath"])
     # a user can mount none of the host's, and gets the container's own bound
     made.config["process"]["args"].append("" if namespace or os.geteuid() else path)
     made.write()

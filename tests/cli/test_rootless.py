@@ -561,6 +561,8 @@ def test_rootless_option(rootless, own, make, pyrunc, peer):
     rootless("--rootless", "auto", "run", "-b", made, rootless.id())
     box = make(None)
     for value in ("true", "false", "auto"):
+        if value == "true" and "--systemd-cgroup" in pyrunc.options:
+            continue  # as with runc it is the user's systemd that is asked then, and root has none
         pyrunc(f"--rootless={value}", "run", "-b", box, pyrunc.id(value))
 
 
@@ -633,8 +635,7 @@ def test_the_same_as_runc(rootless, own, user):
 
     assert seen(ours) == seen(theirs)
     mounts = [{(m["point"], m["type"]) for m in report["mounts"]} for report in (ours, theirs)]
-    # on v2 runc covers the hierarchy of a user who has no cgroup; what is seen of it here is read-only
-    assert mounts[0] ^ mounts[1] <= {("/sys/fs/cgroup", "tmpfs")}
+    assert mounts[0] == mounts[1]
     options = {m["point"]: set(m["options"]) for m in ours["mounts"]}
     assert "ro" in options["/sys/fs/cgroup"]
     for m in theirs["mounts"]:

@@ -246,6 +246,28 @@ def test_limits_beside_ones_own_cgroup(rootless, own, user):
         rootless("resume", id_)
 
 
+@pytest.mark.requires("cgroup-v2", "own-cgroups", "subordinate-ids")
+@pytest.mark.parametrize("uid", [0, 1])
+def test_a_cgroup_that_may_be_written(rootless, own, user, scratch, uid):
+    """It is for the user that runs in there; where that is another one than the caller, only root may give it away."""
+
+    def edit(config):
+        many(user)(config)
+        config["process"]["user"]["uid"] = uid
+        for mount in config["mounts"]:
+            if mount["destination"] == "/sys/fs/cgroup":
+                mount["options"] = ["nosuid", "noexec", "nodev"]
+
+    made, log = own(edit, "/bin/sh", "-c", "mkdir /sys/fs/cgroup/below && echo made; id -u"), scratch / "log"
+    done = rootless("--log", log, "run", "-b", made, rootless.id())
+    if not user.is_us:
+        assert done.out == f"{uid}\n"  # without a cgroup there is none to write to
+        return
+    assert done.out == ("made\n0\n" if uid == 0 else "1\n")
+    said = log.read_text() if log.exists() else ""
+    assert ("give /sys/fs/cgroup" in said and f"to user {user.first}" in said and "ignoring" in said) == (uid == 1)
+
+
 # -- what is in there ----------------------------------------------------------------------------------------------------
 
 

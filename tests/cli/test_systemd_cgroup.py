@@ -333,10 +333,36 @@ def test_devices(pyrunc, scope):
         ask = tuple(action.replace("/dev/one", "/dev/three").replace("/dev/two", "/dev/four") for action in ask)
 
 
-def test_all_devices(scope):
+def test_devices_of_an_update(pyrunc, scope):
+    """Wider rules than those of the create: systemd's program must allow them too, once it has been made anew."""
+    deny = {"allow": False, "access": "rwm"}
+    one, two = ({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "r"} for minor in (14, 13))
+    box = scope({"devices": [deny, one]})
+    box.each("mknod /dev/one c 1 14", "mknod /dev/two c 1 13")
+    for rules, answers, names in (([deny, two], ["EPERM", "ENXIO"], [13]), ([deny, one, two], ["ENXIO"] * 2, [13, 14])):
+        update(pyrunc, box, {"devices": rules})
+        for _ in range(2):
+            assert [answer["errno"] for answer in box.each("open /dev/one r", "open /dev/two r")] == answers
+            found = show(box.unit, "DevicePolicy", "DeviceAllow")
+            assert found["DevicePolicy"] == "strict"
+            allowed = found["DeviceAllow"].split(", ")
+            assert [n for n in (13, 14) if f"/dev/char/1:{n} r" in allowed] == names and "char-136 rwm" in allowed
+            systemctl("daemon-reload")
+            systemctl("set-property", "--runtime", box.unit, "MemoryHigh=1G")
+
+
+def test_all_devices(pyrunc, scope):
     box = scope({"devices": [{"allow": True, "access": "rwm"}]})
     assert show(box.unit, "DevicePolicy", "DeviceAllow") == {"DevicePolicy": "auto"}
     assert box.each("mknod /dev/one c 1 14", "open /dev/one r")[1]["errno"] == "ENXIO"
+    rules = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rw"}]
+    for asked, policy, answer in ((rules, "strict", "EPERM"), ([{"allow": True, "access": "rwm"}], "auto", "ENXIO")):
+        update(pyrunc, box, {"devices": asked})
+        for _ in range(2):
+            assert show(box.unit, "DevicePolicy") == {"DevicePolicy": policy}
+            assert box.each("open /dev/one r")[0]["errno"] == answer
+            systemctl("daemon-reload")
+            systemctl("set-property", "--runtime", box.unit, "MemoryHigh=1G")
 
 
 def test_an_update_of_which_the_kernel_refuses_a_part(pyrunc, scope):

@@ -84,6 +84,24 @@ def test_limits(pyrunc, scope):
     assert show(box.unit, "MemoryMax") == {"MemoryMax": str(96 * MIB)}
 
 
+def test_a_controller_that_the_slice_does_not_have_yet(pyrunc, scope):
+    """As a pod's, in which nothing has needed it so far: systemd enables it, all the way down."""
+    name = f"pyrunctest-{pyrunc.prefix.replace('-', '_')}.slice"
+    first = f"{pyrunc.prefix}-first.service"
+    subprocess.run(
+        ["systemd-run", "--user", "--quiet", f"--slice={name}", f"--unit={first}", "sleep", "1000"], check=True
+    )
+    try:
+        folder = TOP / systemctl("show", name, "--property=ControlGroup").strip().partition("=/")[2]
+        assert "cpuset" not in (folder / "cgroup.controllers").read_text().split()
+        box = scope({"cpu": {"cpus": "0"}}, path=f"{name}:test:{{}}")
+        assert (box.path / "cpuset.cpus").read_text() == "0\n" and box.path.parent == folder
+    finally:
+        systemctl("stop", first)
+        pyrunc.clean()
+        systemctl("stop", name)
+
+
 def test_run_leaves_nothing(pyrunc, make, scope):
     made = make(scope.edited(name="run"), "/bin/sh", "-c", "exit 7")
     for _ in range(2):

@@ -52,6 +52,16 @@ def hierarchies() -> list[tuple[str, str, str]]:
     return found
 
 
+def take_away(top: str) -> None:
+    """Unmount what is below a place that will be covered: it would stay in the list of mounts, and Podman unmounts what it finds
+    there (/sys/kernel, for a container with a user namespace)."""
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split(" ")[4] for line in file]
+    for point in reversed(points):
+        if point.startswith(f"{top}/"):
+            subprocess.run(["umount", point], check=True)
+
+
 def layer(lower: str, own: str, name: str, at: str) -> None:
     """Show a directory at a place so that what is written there is the lab's."""
     upper, work = f"{own}/{name}", f"{own}/{name}.work"
@@ -89,6 +99,8 @@ def prepare(directory: str, tree: str, omitted: list[str]) -> None:
     own = f"{directory}/own"
     mount("-t", "tmpfs", "-o", "mode=755", "lab", own)
     root = plant(tree, directory) if tree != "/" else ""
+    if not root:
+        take_away("/sys/kernel")
     mount("-t", "proc", "proc", f"{root}/proc")
     mount("-t", "sysfs", "sysfs", f"{root}/sys")
     if root:

@@ -137,6 +137,12 @@ class Lab:
             why = (self.dir / "init.log").read_text()
             self.close()
             missing(f"namespaces of its own for a lab ({why.strip().splitlines()[-1:]})")
+        for top in self.cgroups:
+            if (top / "cgroup.subtree_control").exists() and (top / "lab").is_dir():
+                # what waits for the lab's end began in the lab's own root, which would pass no controller on with it; nobody in
+                # there sees it, so that it must not be where Podman moves everybody away (--cgroups=split) either
+                (top / "outside").mkdir()
+                (top / "outside/cgroup.procs").write_text(str(self._outer.pid))
         return int(Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()[0])
 
     # -- running things in it

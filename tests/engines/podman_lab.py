@@ -63,6 +63,7 @@ KEPT = (
     r"^file: /run/(xtables\.lock|criu\.kdat)$",
     r"^file: .*/tmp/intermediate-mountpoint-[\d.]+$",  # containers/storage's, of an idmapped volume
     r"^cgroup: \w+ /(libpod_parent|conmon)$",
+    r"^cgroup: cgroup /lab/runtime$",  # where Podman moves everybody of its cgroup, for --cgroups=split on v2
     r"^cgroup: (systemd|unified) /libpod_parent/\w{64}$",  # a pod's, in the hierarchies that podman does not know
     r"^interface: (podman0|tunl|gre|sit|ip6|ip_vti|erspan)",
     r"^mount: (/run/netns|/var/lib/containers/storage/overlay)$",
@@ -89,6 +90,8 @@ class Podman:
         self.lab, self.command = lab, command
 
     def __call__(self, *words: str | Path, **more: Any) -> Said:
+        if words[0] in ("build", "bud"):
+            more.setdefault("timeout", 240)  # many containers and layers
         done = self.lab.run(*self.command, *words, **more)
         return Said(done.argv, done.status, done.out, done.err)
 

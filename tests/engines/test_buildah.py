@@ -9,7 +9,8 @@ import pytest
 from lab import need
 from podman_lab import BB, inside
 
-pytestmark = pytest.mark.newer
+# a build is a container for each step: in a guest that takes its time
+pytestmark = [pytest.mark.newer, pytest.mark.timeout(600)]
 
 DOCKERFILE = f"""\
 FROM {BB} AS first

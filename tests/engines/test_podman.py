@@ -199,6 +199,7 @@ def test_run_annotation(podman):
     podman("rm", "noted")
 
 
+@pytest.mark.requires("linux32")
 def test_run_personality(podman, engine_runtime):
     beyond_runc(engine_runtime, "linux.personality")
     assert podman("run", "--rm", "--personality", "LINUX32", BB, "uname", "-m").text == "i686"

@@ -74,7 +74,14 @@ def test_a_cgroup_above_that_holds_processes_passes_nothing_on(path: str, make: 
     assert f"{above.paths['']} does not pass the controller memory on: it holds processes itself" in str(raised.value)
     assert str(raised.value).endswith("[linux.resources.memory.limit]")
     assert not Path(above.paths[""], "below").exists()
-    attempt(f"{path}/below").destroy()  # without limits, all is well
+    beside = attempt(f"{path}/below")  # without limits, all is well
+    other = run_in(beside, sleep)
+    # what threads could have beside the others, it does not pass on to processes either, where some are below it already
+    with pytest.raises(Unsupported, match="does not pass the controller pids on: it holds processes itself"):
+        attempt(f"{path}/third", pids={"limit": 9})
+    os.kill(other, 9)
+    assert status(other) == -9
+    beside.destroy()
     os.kill(pid, 9)
     assert status(pid) == -9
 

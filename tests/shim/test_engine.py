@@ -359,6 +359,11 @@ def test_a_call_ends_with_us_and_a_program_of_its_own_does_not(leaks: Any) -> No
     assert shim.stdin is not None
     called, own = int(shim.stdout.readline()), int(shim.stdout.readline())
     pidfds = [os.pidfd_open(pid) for pid in (called, own)]
+    # before that it finds out by itself that the shim has ended, and says so with a status
+    end = time.monotonic() + 10
+    while Path(f"/proc/{called}/comm").read_text() != "sleep\n":
+        assert time.monotonic() < end, "not executed"
+        time.sleep(0.005)
     shim.kill()
     shim.wait()
     shim.stdin.close()

@@ -50,6 +50,11 @@ def test_a_cgroup_that_holds_processes_itself(tmp_path: Path) -> None:
         why, hint = delegation.missing(str(box), "memory.max")
         assert "given does not pass the controller memory on: it holds processes itself" in why
         assert "cgroup below it" in hint
+    (tmp_path / "given/cgroup.controllers").write_text("memory pids\n")
+    for kind, is_why in (("domain", True), ("domain threaded", False)):
+        (tmp_path / "given/cgroup.type").write_text(f"{kind}\n")
+        why, _ = delegation.missing(str(box), "pids.max")
+        assert "pids on" in why and ("holds processes" in why) == is_why
     threads.write_text("")
     assert delegation.missing(str(box), "memory.max")[0].endswith('memory on: it is "domain threaded"')
     (tmp_path / "given/cgroup.type").write_text("threaded\n")

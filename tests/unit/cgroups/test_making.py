@@ -117,6 +117,8 @@ OWNED = {
 def test_a_container_that_can_write_to_its_own_cgroup_owns_it() -> None:
     cgroup = cgroups.choose(OWNED, "web", v2_host())
     assert cgroup.steps(OWNED)[-1] == ("delegate", f"{TOP}/x", "5000")
+    users = cgroups.choose(OWNED, "web", v2_host(is_rootless=True, euid=1000))
+    assert users.steps(OWNED)[-1] == ("delegate?denied", f"{TOP}/x", "5000")
     linux: dict[str, Any] = OWNED["linux"]  # type: ignore[assignment]
     change: dict[str, Any]
     for change in (

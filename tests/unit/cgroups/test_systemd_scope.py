@@ -131,6 +131,9 @@ def test_limits_that_the_user_has_no_controller_for(tmp_path: Path) -> None:
     place = tmp_path / USER.strip("/")
     place.mkdir(parents=True)
     (place / "cgroup.controllers").write_text("memory pids\n")
+    # a slice has what its units have needed so far: systemd enables more
+    (place / "a.slice").mkdir()
+    (place / "a.slice/cgroup.controllers").write_text("\n")
     found = scope(user_host(cgroup_unified=str(tmp_path)))
     assert any("MemoryMax" in line for line in lines(found, memory={"limit": 5}))
     with pytest.raises(Unsupported) as caught:

@@ -43,7 +43,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
-PROBE = BUILD / "fixtures" / "probe"
 # how long an example takes says nothing: machines are slow at times
 settings.register_profile("pyrunc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pyrunc")
@@ -56,6 +55,7 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
 import hierarchies  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
+import programs  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
@@ -368,14 +368,7 @@ class Bundle:
 @pytest.fixture(scope="session")
 def probe() -> Path:
     """tests/fixtures/probe.c, compiled statically, once for all workers."""
-    source = HERE / "fixtures" / "probe.c"
-    if not PROBE.exists() or PROBE.stat().st_mtime < source.stat().st_mtime:
-        PROBE.parent.mkdir(parents=True, exist_ok=True)
-        new = PROBE.with_name(f"probe.{os.getpid()}")
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, "-std=c11", "-Os", "-static", "-Wall", "-Wextra", "-o", new, source], check=True)
-        new.replace(PROBE)
-    return PROBE
+    return programs.compiled(HERE / "fixtures" / "probe.c")
 
 
 @pytest.fixture(scope="session")

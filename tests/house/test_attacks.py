@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 
+import loading
 import nodes
 import tree
 
 HERE = tree.ROOT / "tests/attacks"
-_module = importlib.util.spec_from_file_location("teeth", HERE / "teeth.py")
-assert _module and _module.loader
-teeth = importlib.util.module_from_spec(_module)
-sys.modules["teeth"] = teeth
-_module.loader.exec_module(teeth)
+teeth = loading.module("teeth", HERE / "teeth.py")
 
 #: the list that the ids are of: what is published of runtimes and their shims, by classes of ten
 IDS = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from _signal import SIG_DFL, SIGCHLD, signal
-from errno import EMFILE, ENFILE
+from errno import EMFILE, ENFILE, ENOSYS
 
 from runtime import log
 from runtime import system as os
@@ -87,6 +87,12 @@ def _unexpected(error: Exception) -> Error:
     if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
         # anything that is imported may be what there is no descriptor for, and what explains mistakes as well
         return Error(f"open {error.filename}: too many open files", "the limit is ulimit -n", errno=error.errno)
+    if isinstance(error, OSError) and error.errno == ENOSYS:
+        from runtime.refusals import missing
+
+        # the only ones that are called from here: what mounts, clones and looks up names is in init's plan
+        calls = "pidfd_open, pidfd_send_signal, memfd_create"
+        return Error(f"use {calls}: function not implemented", missing(calls), errno=error.errno)
     from runtime.cli import bug
 
     return bug.as_error(error)

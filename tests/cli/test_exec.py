@@ -271,8 +271,11 @@ def test_is_in_every_cgroup_of_the_container(pyrunc, running, has_user_ns):
     box.exec("/bin/sleep", "1000", options=("-d", "--pid-file", str(pid_file)))
     with open(f"/proc/{pid_file.read_text()}/cgroup") as own, open(f"/proc/{box.pid}/cgroup") as init:
         assert own.read() == init.read()
+    pyrunc("kill", box.id, "KILL")
+    pyrunc.wait(int(pid_file.read_text()))  # the namespace ends when everybody in it has been waited for
 
 
+@pytest.mark.requires("root")
 def test_joins_a_user_namespace(pyrunc, running):
     def edit(config):
         config["linux"]["namespaces"].append({"type": "user"})

@@ -29,8 +29,7 @@ NEEDED = {
     "pidfd_send_signal": "kill",
     # for what hooks are told
     "memfd_create": "create",
-    # of the configuration below, and of a device list of cgroup v2
-    "seccomp": "start",
+    # of a list of devices
     **({"bpf": "create"} if VERSION == 2 else {}),
 }
 #: and for these there is another way

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import loading
+import older
 import programs
 import pytest
 from conmon_caller import ours  # noqa: F401 - a fixture: sessions of pyrunc-conmon
@@ -36,9 +37,6 @@ make, running, each, report, until, refused, peer = (
     cli.peer,
 )
 receiver, read_until, holder = cli.receiver, cli._read_until, cli.holder
-
-#: of every architecture
-NUMBERS = {"openat2": 437, "clone3": 435, "close_range": 436, "faccessat2": 439, "fchmodat2": 452}
 
 
 @pytest.fixture(scope="session")
@@ -132,11 +130,11 @@ def exchanging(attacker: Path) -> Iterator[Exchange]:
 
 
 @pytest.fixture
-def hidden(pyrunc: Any, attacker: Path) -> Callable[..., None]:
+def hidden(pyrunc: Any) -> Callable[..., None]:
     def hidden(*calls: str) -> None:
         if calls:
-            argv, numbers = pyrunc.argv, [str(NUMBERS[call]) for call in calls]
-            pyrunc.argv = lambda *words: [str(attacker), "hide", *numbers, "--", *argv(*words)]
+            argv, prefix = pyrunc.argv, older.command(*calls)
+            pyrunc.argv = lambda *words: [*prefix, *argv(*words)]
 
     return hidden
 

@@ -244,7 +244,7 @@ def test_supervision_is_the_same(pyrunc, make, scratch, accident):
     words = [BIN / "pyrunc-shim", "run", "--root", pyrunc.root, "--bundle", made.path, pyrunc.id()]
 
     def seen(**popen):
-        done = subprocess.run(words, env=pyrunc.env, cwd=scratch, capture_output=True, text=True, timeout=60, **popen)
+        done = subprocess.run(words, env=pyrunc.env, cwd=scratch, capture_output=True, text=True, timeout=20, **popen)
         assert (done.returncode, done.stderr) == (0, "")
         return settled(__import__("json").loads(done.stdout), "rlimits", "stdin")
 

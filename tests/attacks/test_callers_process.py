@@ -239,9 +239,11 @@ def test_without_proc_one_line_says_so(pyrunc, make, hidden):
 # -- the shims, which stay ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "accident", ["signals ignored and blocked", "hundreds of descriptors", "standard input closed", "umask 0777"]
-)
+#: words that are told apart from others in a list of failures (teeth.py)
+LASTING = ["signals ignored and blocked", "hundreds of descriptors", "standard input closed", "umask 0777"]
+
+
+@pytest.mark.parametrize("accident", LASTING, ids=[name.replace(" ", "-") for name in LASTING])
 def test_supervision_is_the_same(pyrunc, make, scratch, accident):
     """pyrunc-shim, with the runtime in a child of its own."""
     made = make(None, "/bin/probe", "report")

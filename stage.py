@@ -70,10 +70,11 @@ FACES = {
     "pyrunc-shim": ("shim.supervise",),
 }
 
-# -I ignores the caller's PYTHON* variables and directory, -S skips .pth files, which run code at every start. The two
-# directories are appended, so that nothing in them can stand before the standard library.
+# -I ignores the caller's PYTHON* variables and directory, -S skips .pth files, which run code at every start, and -X utf8 has file
+# names be the bytes that we mean, where the caller's locale would have other bytes for them. The two directories are
+# appended, so that nothing in them can stand before the standard library.
 LAUNCHER = """\
-#!{interpreter} -IS
+#!{interpreter} -ISXutf8
 import marshal, posix, sys
 sys.path += {path!r}
 code, table = marshal.loads(posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), 65536))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from _signal import SIG_DFL, SIGCHLD, signal
+from errno import EMFILE, ENFILE, ENOSYS
 
 from runtime import log
 from runtime import system as os
@@ -64,9 +65,7 @@ def call(words: list[str]) -> int:
     except RecursionError:
         return _report(Error("nested too deeply", code="nesting"), args)
     except Exception as error:
-        from runtime.cli import bug
-
-        return _report(bug.as_error(error), args)
+        return _report(_unexpected(error), args)
 
 
 def _run(args: Args, words: list[str]) -> int:
@@ -82,6 +81,21 @@ def _run(args: Args, words: list[str]) -> int:
     module = __import__("runtime.cli." + args.command, None, None, ("run",))
     status = module.run(args)
     return int(status)
+
+
+def _unexpected(error: Exception) -> Error:
+    if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+        # anything that is imported may be what there is no descriptor for, and what explains mistakes as well
+        return Error(f"open {error.filename}: too many open files", "the limit is ulimit -n", errno=error.errno)
+    if isinstance(error, OSError) and error.errno == ENOSYS:
+        from runtime.refusals import missing
+
+        # the only ones that are called from here: what mounts, clones and looks up names is in init's plan
+        calls = "pidfd_open, pidfd_send_signal, memfd_create"
+        return Error(f"use {calls}: function not implemented", missing(calls), errno=error.errno)
+    from runtime.cli import bug
+
+    return bug.as_error(error)
 
 
 def _timed(args: Args) -> int:

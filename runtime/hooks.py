@@ -44,7 +44,7 @@ def run(name: str, hook: dict[str, Any], state: bytes, cwd: str, outputs: Output
         files = {fd: _file(name, path) for fd, path in _paths(outputs)}
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         # what interrupts us waits until there is somebody who kills the hook for it
-        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING)
+        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING) & _signal.valid_signals()
         try:
             try:
                 pid = _spawn(

@@ -6,6 +6,8 @@ hostile and may change, so the interpreter learns them at the moment of use. Tes
 
 from __future__ import annotations
 
+import sys
+
 from runtime import system as os
 
 TYPE_CHECKING = False
@@ -104,6 +106,22 @@ class Host:
     def facts(self) -> dict[str, Any]:
         """Every fact, looked up now."""
         return {name: getattr(self, name) for name in _FINDERS}
+
+
+def library_path(name: str) -> str:
+    """The path of a shared library, "" if it is in none of the usual places.
+
+    Found here and opened by this path, so that no variable of the caller's environment (LD_LIBRARY_PATH) chooses another.
+    """
+    multiarch = getattr(sys.implementation, "_multiarch", "")
+    for directory in (f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib", f"/lib/{multiarch}", "/lib64", "/lib"):
+        path = f"{directory}/{name}"
+        try:
+            os.stat(path)
+        except OSError:
+            continue
+        return path
+    return ""
 
 
 def _read(path: str, limit: int = 1 << 20) -> bytes:

@@ -324,7 +324,7 @@ def _signal(pid: int, started: int, signal: int, is_init: bool = True) -> None:
             return
         raise StatusError("container not running: no such process", code="status") from None
     except OSError as error:
-        raise KernelError(f"send signal {signal} to process {pid}", error.errno or 0) from None
+        raise KernelError(f"pidfd_send_signal {signal} to process {pid}", error.errno or 0) from None
     finally:
         os.close(pidfd)
 

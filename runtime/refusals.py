@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODEV, ENOENT, ENOEXEC, ENOTDIR, EPERM, ERANGE
+from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODEV, ENOENT, ENOEXEC, ENOSYS, ENOTDIR, EPERM, ERANGE
 
 from runtime.linux import CLONE_NEWUSER
 from runtime.unprivileged import text
@@ -22,6 +22,8 @@ _KINDS = {
     stat.S_IFREG: "a file", stat.S_IFLNK: "a symbolic link", stat.S_IFCHR: "a character device", stat.S_IFBLK: "a block device",
     stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a directory",
 }  # fmt: skip
+#: Linux 5.14 has the last of the calls that every plan uses (mount_setattr with all its flags); 5.15 is its long-term release
+FLOOR = (5, 15)
 #: ops whose path is of the container
 _INSIDE = ("mountpoint", "mkdirs", "mknod", "chdir")
 _SYS_RESOURCE = 24
@@ -129,9 +131,17 @@ def _namespace(op: Op) -> str:
     return f"{path} is of kind {kind}" if colon else f"{path} is not a namespace"
 
 
+def missing(calls: str) -> str:
+    """A hint for system calls that do not exist here."""
+    oldest = ".".join(map(str, FLOOR))
+    return f"{calls}: Linux {oldest} or newer has that, unless a seccomp profile of before then is around pyrunc"
+
+
 def hint(op: Op, errno: int) -> str:
     """What there is to be done about it, or to know, "" where that is not certain."""
     where = op.where
+    if errno == ENOSYS:
+        return missing(op.name.replace("-", "_"))
     if op.name == "fsopen" and errno == ENODEV:
         kind = op.about.split()[1]  # mount KIND on ...
         return (

@@ -9,12 +9,12 @@ replaced. Nothing here loads a filter; the op `seccomp` does, in the container's
 from __future__ import annotations
 
 import marshal
-import sys
 from struct import Struct
 
 from runtime import annotation
 from runtime import system as os
 from runtime.errors import RuleError, Unsupported
+from runtime.host import library_path
 
 try:
     from _blake2 import blake2b  # hashlib costs 19 ms, most of them for OpenSSL
@@ -142,20 +142,8 @@ def library_version() -> str:
 
 
 def find_library() -> str:
-    """The path of libseccomp, "" if it is in none of the usual places.
-
-    Found here and opened by this path, so that the file whose identity is in the key is the file that compiles, and no
-    variable of the caller's environment chooses another.
-    """
-    multiarch = getattr(sys.implementation, "_multiarch", "")
-    for directory in (f"/usr/lib/{multiarch}", "/usr/lib64", "/usr/lib", f"/lib/{multiarch}", "/lib64", "/lib"):
-        path = f"{directory}/libseccomp.so.2"
-        try:
-            os.stat(path)
-        except OSError:
-            continue
-        return path
-    return ""
+    """The path of libseccomp, "" if it is in none of the usual places: the file whose identity is in the key is what compiles."""
+    return library_path("libseccomp.so.2")
 
 
 def _compile(section: dict[str, Any], library: str) -> tuple[bytes, int, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _signal import SIG_SETMASK, pthread_sigmask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ FACES = {
 
 def main() -> NoReturn:
     """Be the face that the name says, and end the process with its status."""
+    # what a careless caller blocks is inherited, and no signal would ever reach the loop, not even that a child has ended
+    pthread_sigmask(SIG_SETMASK, ())
     _open_stdio()
+    _forget_own_locale()
     # as in runtime: taking the interpreter apart costs time that nobody has anything of
     os._exit(call(sys.argv) & 0xFF)
 
@@ -71,6 +75,21 @@ def _say(text: str) -> None:
         os.write(2, text.encode("utf-8", "surrogateescape") + b"\n")
     except OSError:
         pass  # nobody to tell; the exit status says it too
+
+
+def _forget_own_locale() -> None:
+    """Programs that we start have the caller's environment: the interpreter adds LC_CTYPE where there is no locale (PEP 538)."""
+    if "LC_CTYPE" in os.environ:
+        import posix
+
+        try:
+            with open("/proc/self/environ", "rb") as file:
+                given = file.read()
+        except OSError:
+            return
+        if b"\0LC_CTYPE=" not in b"\0" + given:
+            del os.environ["LC_CTYPE"]
+            posix.environ.pop(b"LC_CTYPE", None)
 
 
 def _open_stdio() -> None:

@@ -43,7 +43,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
-PROBE = BUILD / "fixtures" / "probe"
 # how long an example takes says nothing: machines are slow at times
 settings.register_profile("pyrunc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pyrunc")
@@ -56,6 +55,8 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
 import hierarchies  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
+import programs  # noqa: E402 - found through the path above
+import sealed  # noqa: E402 - found through the path above
 from features import FEATURES, has, text  # noqa: E402
 
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
@@ -236,6 +237,8 @@ class Command:
         self.root = place / "state"
         self.options: list[str] = [*hierarchies.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
+        #: what was wrong with processes of containers, of which a test knows nothing (tests/fixtures/sealed.py)
+        self.unsealed: set[str] = set()
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         if os.geteuid() and "XDG_RUNTIME_DIR" in os.environ:
             self.env["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]  # where the user's systemd is
@@ -277,6 +280,8 @@ class Command:
         result = Result(self.argv(*args), child.returncode, *texts)
         if "Traceback (most recent call last)" in result.err:
             pytest.fail(f"a traceback reached the user\n{result}", pytrace=False)
+        if "create" in args and result.status == 0:
+            self.unsealed |= sealed.waiting(self.root / str(args[-1]))
         if status is not None and result.status != status:
             pytest.fail(f"exit status {result.status} instead of {status}\n{result}", pytrace=False)
         return result
@@ -326,6 +331,7 @@ class Command:
             except (ProcessLookupError, ChildProcessError):
                 pass
             _popens.discard(child)
+        self.unsealed |= sealed.running(self.root)
         for entry in sorted(self.root.glob("*")) if self.root.is_dir() else ():
             if not entry.name.startswith(".") and entry.is_dir():
                 subprocess.run(
@@ -342,6 +348,7 @@ def pyrunc(leaks: Leaks, scratch: Path) -> Iterator[Command]:
     leaks.places.append(command.root)
     yield command
     command.clean()
+    assert not command.unsealed
     leaks.check()  # here and not only later: the scratch directory is still there
 
 
@@ -368,14 +375,7 @@ class Bundle:
 @pytest.fixture(scope="session")
 def probe() -> Path:
     """tests/fixtures/probe.c, compiled statically, once for all workers."""
-    source = HERE / "fixtures" / "probe.c"
-    if not PROBE.exists() or PROBE.stat().st_mtime < source.stat().st_mtime:
-        PROBE.parent.mkdir(parents=True, exist_ok=True)
-        new = PROBE.with_name(f"probe.{os.getpid()}")
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, "-std=c11", "-Os", "-static", "-Wall", "-Wextra", "-o", new, source], check=True)
-        new.replace(PROBE)
-    return PROBE
+    return programs.compiled(HERE / "fixtures" / "probe.c")
 
 
 @pytest.fixture(scope="session")

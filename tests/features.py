@@ -114,13 +114,9 @@ def _idmapped(directory: str) -> bool:
 
 def _specification() -> bool:
     """Whether the specification's text has been downloaded, or can be."""
-    import importlib.util
+    import loading
 
-    path = Path(__file__).resolve().parent.parent / "conformance/clauses.py"
-    module = importlib.util.spec_from_file_location("clauses", path)
-    assert module and module.loader
-    clauses = importlib.util.module_from_spec(module)
-    module.loader.exec_module(clauses)
+    clauses = loading.module("clauses", Path(__file__).resolve().parent.parent / "conformance/clauses.py")
     try:
         return bool(clauses.fetch())
     except OSError:

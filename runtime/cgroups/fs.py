@@ -29,6 +29,13 @@ _MAX_LIMIT = (1 << 63) - (1 << 16)  # what v1 reports for no limit is this, roun
 _JOIN_FIRST = ("memory", "pids", "cpuset", "cpu", "devices", "freezer")
 
 
+def _make(path: str) -> None:
+    """A directory that users in the container read as well, whatever is kept from others by the caller's umask."""
+    os.mkdir(path, 0o755)
+    if os.stat(path).st_mode & 0o777 != 0o755:
+        os.chmod(path, 0o755)
+
+
 class Cgroup:
     """The cgroup of one container: `paths` is a directory for each v1 controller, or a single one under "" on v2."""
 
@@ -97,7 +104,7 @@ class Cgroup:
 
     def _mkdir(self, path: str) -> None:
         try:
-            os.mkdir(path, 0o755)
+            _make(path)
         except FileExistsError:
             self._take_over(path)
         except FileNotFoundError:
@@ -111,7 +118,7 @@ class Cgroup:
         missing = [path]
         while True:
             try:
-                os.mkdir(missing[-1], 0o755)
+                _make(missing[-1])
             except FileNotFoundError:
                 missing.append(os.path.dirname(missing[-1]))
                 continue

@@ -22,6 +22,7 @@ from errno import EACCES, EINTR, EPERM, ETIMEDOUT
 from runtime import system as os
 from runtime.cgroups import gvariant
 from runtime.errors import CgroupError, Unsupported
+from runtime.host import library_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -341,7 +342,7 @@ def _library() -> tuple[Any, Any]:
     from runtime._libsystemd import ffi
 
     try:
-        return ffi, ffi.dlopen(SONAME)
+        return ffi, ffi.dlopen(library_path(SONAME) or SONAME)
     except OSError as error:
         # dlopen's words begin with the name
         raise Unsupported(

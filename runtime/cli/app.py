@@ -72,8 +72,11 @@ def read(words: list[str]) -> Args | str:
     if words[at : at + 1] in (["help"], ["h"]) and len(words) < at + 3:
         words = [*words[:at], *words[at + 1 :], "--help"]  # as runc has it
     normal, command = _normal(words)
+    program = _program()
     try:
-        _program().main(normal, prog_name="pyrunc", standalone_mode=False)
+        # not main(): a variable of the caller's would have it write a completion script instead, and run a shell for that
+        with program.make_context("pyrunc", normal) as context:
+            program.invoke(context)
     except _Done as done:
         return done.answer
     except click.UsageError as error:

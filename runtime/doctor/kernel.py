@@ -7,15 +7,13 @@ from runtime import system as os
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, trial
 from runtime.ops import FLAG_RECURSIVE
 from runtime.plan import Op
+from runtime.refusals import FLOOR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from runtime.host import Host
-
-#: Linux 5.14 has the last of the calls that every plan uses (mount_setattr with all its flags); 5.15 is its long-term release
-FLOOR = (5, 15)
 
 _SYS_ADMIN = 1 << linux.CAPABILITIES.index("CAP_SYS_ADMIN")
 

@@ -16,6 +16,8 @@ EXEC: tuple[tuple[str, Section], ...] = (
     ("not dumpable", process.not_dumpable),
     ("initial affinity", process.initial_affinity),
     ("close the private proc", process.close_proc),
+    # with and without a user namespace: of this plan, either is before the first namespace
+    ("cgroup, before a user namespace", namespaces.join_cgroup_early),
     ("cgroup", namespaces.join_cgroup),
     ("join namespaces of init", namespaces.join_init),
     ("fork", namespaces.fork),

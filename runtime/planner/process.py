@@ -144,6 +144,10 @@ def number_mask(text: str, where: str) -> bytes:
 def session(request: Request, plan: Plan) -> Iterator[Op]:
     """A session of its own, so that no terminal of the caller can be typed into (CVE-2016-10124), and a session keyring."""
     yield Op("setsid", about="start a session")
+    host = request.host
+    if host.egid and not host.euid and not request.has_user_ns and not host.in_user_ns:
+        # file systems and files that are made belong to the group of who makes them, and not to root's caller's (sudo -g)
+        yield Op("setresgid", a=0, about="become group 0")
     if request.no_new_keyring:
         return
     yield from lsm.label_new_keys(request)

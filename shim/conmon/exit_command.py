@@ -6,6 +6,7 @@ It has our environment and no descriptor but /dev/null, and its status changes n
 from __future__ import annotations
 
 import os
+from _signal import valid_signals
 
 from runtime import kernel
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from shim.conmon.messages import Messages
     from shim.reaper import Reaper
     from shim.words import Options
-
-#: what we, or the interpreter, treat differently from a program that was just started
-_SIGNALS = (2, 3, 13, 15, 25)
 
 
 def run(options: Options, messages: Messages, reaper: Reaper, done: Callable[[], None]) -> None:
@@ -38,7 +36,7 @@ def run(options: Options, messages: Messages, reaper: Reaper, done: Callable[[],
             [options.exit_command, *options.exit_command_arg],
             os.environ,
             setsigmask=(),
-            setsigdef=_SIGNALS,
+            setsigdef=valid_signals(),
         )
     except OSError as error:
         messages.error(f"run exit command {options.exit_command}: {os.strerror(error.errno or 0).lower()}")

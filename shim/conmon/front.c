@@ -18,6 +18,6 @@ int main(int argc, char **argv)
         return write(STDOUT_FILENO, text, sizeof text - 1) == sizeof text - 1 ? 0 : 1;
     }
     if (argc < 1) return 1;
-    find_launcher(NAME, launcher);
+    if (find_launcher(NAME, launcher)) return 1;
     return be_launcher(NAME, launcher, argv);
 }

@@ -322,14 +322,15 @@ class Monitor:
     def _forget_child(self) -> None:
         if self.pid_fd >= 0:
             os.close(self.pid_fd)
-        self.pid_fd = -1
-        self.pid = 0
+        self.pid_fd, self.pid = -1, 0
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _fail(self, message: bytes) -> None:
         """There is no process, for this reason."""
         self.messages.error("runtime: " + message.decode("utf-8", "replace").rstrip("\n"))
+        while self.inherited:
+            os.close(self.inherited.pop())
         self.caller.failed(message)
         self._leave(FAILED)
 
@@ -344,9 +345,8 @@ class Monitor:
             if not self.options.no_sync_log:
                 driver.sync()
             driver.close()
-        for fd in self.inherited:
-            os.close(fd)
-        self.inherited = set()
+        while self.inherited:
+            os.close(self.inherited.pop())  # before anybody hears of it: the ports of a pod can be bound again
         text = b"%d" % status
         if self.options.persist_dir:
             self._write_file(self.options.persist_dir + "/exit", text)

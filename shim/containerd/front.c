@@ -236,7 +236,7 @@ int main(int argc, char **argv)
         if (!words.bundle) words.bundle = getcwd(folder, sizeof folder);
         if (words.bundle && is_nothing_left(&words)) return answer(words.bundle);
     }
-    find_launcher(NAME, launcher);
+    if (find_launcher(NAME, launcher)) return 1;
     if (is_start(argc, argv)) {
         int status = stand_in(launcher, argv);
         if (status >= 0) return status;

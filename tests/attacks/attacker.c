@@ -4,20 +4,16 @@
  *     attacker grab FILE             from inside a container, until FILE is there: reach for every other process, and
  * print one line for each thing that was got from one that runs a memfd: WHAT EXE OBJECT. "exe DEV:INO" is printed of
  * every program that a process was seen to run; "wrote" if one of those could be opened for writing and was changed
- *     attacker hide NR... -- CMD     run a command for which these system calls do not exist
  *     attacker tty                   push input into the terminal behind descriptor 0, and reach for /dev/tty
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -142,22 +138,6 @@ static int grab(const char *stop)
     return 0;
 }
 
-static int hide(int argc, char **argv)
-{
-    struct sock_filter filter[64] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0)};
-    unsigned short n = 1;
-    int i = 0;
-    for (; i < argc && strcmp(argv[i], "--") && n < 60; i++) {
-        filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)atoi(argv[i]), 0, 1);
-        filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS);
-    }
-    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    struct sock_fprog program = {n, filter};
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) return perror("seccomp"), 125;
-    execv(argv[i + 1], argv + i + 1);
-    return perror(argv[i + 1]), 125;
-}
-
 static int tty(void)
 {
     int pushed = 0;
@@ -173,8 +153,7 @@ int main(int argc, char **argv)
 {
     if (argc == 4 && !strcmp(argv[1], "exchange")) exchange(argv[2], argv[3]);
     if (argc == 3 && !strcmp(argv[1], "grab")) return grab(argv[2]);
-    if (argc > 3 && !strcmp(argv[1], "hide")) return hide(argc - 2, argv + 2);
     if (argc == 2 && !strcmp(argv[1], "tty")) return tty();
-    fputs("attacker exchange|grab|hide|tty ...\n", stderr);
+    fputs("attacker exchange|grab|tty ...\n", stderr);
     return 2;
 }

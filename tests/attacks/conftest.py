@@ -9,27 +9,23 @@ hidden       makes `pyrunc` run where system calls do not exist: hidden("openat2
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import loading
+import older
+import programs
 import pytest
+from conmon_caller import ours  # noqa: F401 - a fixture: sessions of pyrunc-conmon
 from features import text
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-ATTACKER = ROOT / "build/fixtures/attacker"
 
-_spec = importlib.util.spec_from_file_location("cli_conftest", HERE.parent / "cli/conftest.py")
-assert _spec and _spec.loader
-cli = importlib.util.module_from_spec(_spec)
-sys.modules["cli_conftest"] = cli
-_spec.loader.exec_module(cli)
+cli = loading.module("cli_conftest", HERE.parent / "cli/conftest.py")
 # the fixtures of that suite are fixtures of this one
 make, running, each, report, until, refused, peer = (
     cli.make,
@@ -42,20 +38,10 @@ make, running, each, report, until, refused, peer = (
 )
 receiver, read_until, holder = cli.receiver, cli._read_until, cli.holder
 
-#: of every architecture
-NUMBERS = {"openat2": 437, "clone3": 435, "close_range": 436, "faccessat2": 439, "fchmodat2": 452}
-
 
 @pytest.fixture(scope="session")
 def attacker() -> Path:
-    source = HERE / "attacker.c"
-    if not ATTACKER.exists() or ATTACKER.stat().st_mtime < source.stat().st_mtime:
-        ATTACKER.parent.mkdir(parents=True, exist_ok=True)
-        new = ATTACKER.with_name(f"attacker.{os.getpid()}")
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, "-std=gnu11", "-Os", "-static", "-Wall", "-Wextra", "-o", new, source], check=True)
-        new.replace(ATTACKER)
-    return ATTACKER
+    return programs.compiled(HERE / "attacker.c")
 
 
 @pytest.fixture
@@ -144,11 +130,11 @@ def exchanging(attacker: Path) -> Iterator[Exchange]:
 
 
 @pytest.fixture
-def hidden(pyrunc: Any, attacker: Path) -> Callable[..., None]:
+def hidden(pyrunc: Any) -> Callable[..., None]:
     def hidden(*calls: str) -> None:
         if calls:
-            argv, numbers = pyrunc.argv, [str(NUMBERS[call]) for call in calls]
-            pyrunc.argv = lambda *words: [str(attacker), "hide", *numbers, "--", *argv(*words)]
+            argv, prefix = pyrunc.argv, older.command(*calls)
+            pyrunc.argv = lambda *words: [*prefix, *argv(*words)]
 
     return hidden
 

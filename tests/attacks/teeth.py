@@ -84,7 +84,9 @@ def run(tooth: dict[str, Any]) -> list[str]:
     failed = re.findall(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.M)
     if not failed and " passed" not in done.stdout:
         raise SystemExit(f"the tests could not be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    sound = [test for test in SOUND if not any(name.startswith(test) for name in failed)]
+    # what is found in every test at its end (tests/fixtures/sealed.py) says nothing of what it has done
+    unsound = re.findall(r"^FAILED tests/(\S+)", done.stdout, re.M)
+    sound = [test for test in SOUND if not any(name.startswith(test) for name in unsound)]
     if len(sound) < len(SOUND):
         return ["all of them, as nothing works at all"]
     return [test for test in tooth["red"] if not any(name.startswith(test) for name in failed)]

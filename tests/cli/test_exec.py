@@ -254,6 +254,28 @@ def test_join_a_cgroup_below_the_containers(pyrunc, running):
 
 
 @pytest.mark.requires("root")
+@pytest.mark.requires("own-cgroups")
+@pytest.mark.parametrize("has_user_ns", [False, True])
+def test_is_in_every_cgroup_of_the_container(pyrunc, running, has_user_ns):
+    """Limits hold for it, pause and delete reach it: on v1 a process of a container with a user namespace stayed with its caller."""
+
+    def edit(config):
+        if has_user_ns:
+            ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+            config["linux"]["namespaces"].append({"type": "user"})
+            config["linux"] |= {"uidMappings": ids, "gidMappings": ids}
+            config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "sysfs"]
+
+    box = running(edit)
+    pid_file = box.bundle.path / "exec.pid"
+    box.exec("/bin/sleep", "1000", options=("-d", "--pid-file", str(pid_file)))
+    with open(f"/proc/{pid_file.read_text()}/cgroup") as own, open(f"/proc/{box.pid}/cgroup") as init:
+        assert own.read() == init.read()
+    pyrunc("kill", box.id, "KILL")
+    pyrunc.wait(int(pid_file.read_text()))  # the namespace ends when everybody in it has been waited for
+
+
+@pytest.mark.requires("root")
 def test_joins_a_user_namespace(pyrunc, running):
     def edit(config):
         config["linux"]["namespaces"].append({"type": "user"})

@@ -30,6 +30,7 @@ BUILD = HERE.parent.parent / "build"
 sys.path[:0] = [str(FIXTURES)]
 
 import mkrootfs  # noqa: E402 - found through the path above
+import programs  # noqa: E402 - found through the path above
 
 INDEX = "hello-from-image\n"
 PATH = "PATH=/bin:/sbin:/usr/bin:/usr/sbin"
@@ -62,14 +63,7 @@ def deb() -> Image:
 
 def compiled(name: str) -> Path:
     """fixtures/NAME.c as a static program below build/fixtures, made when it is older than its source."""
-    source, program = FIXTURES / f"{name}.c", BUILD / "fixtures" / name
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        program.parent.mkdir(parents=True, exist_ok=True)
-        new = program.with_name(f"{name}.{os.getpid()}")
-        compiler = os.environ.get("CC", "cc")
-        subprocess.run([compiler, "-std=c11", "-Os", "-static", "-Wall", "-Wextra", "-o", new, source], check=True)
-        new.replace(program)
-    return program
+    return programs.compiled(FIXTURES / f"{name}.c")
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------------

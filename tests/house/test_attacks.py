@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 
+import loading
 import nodes
 import tree
 
 HERE = tree.ROOT / "tests/attacks"
-_module = importlib.util.spec_from_file_location("teeth", HERE / "teeth.py")
-assert _module and _module.loader
-teeth = importlib.util.module_from_spec(_module)
-sys.modules["teeth"] = teeth
-_module.loader.exec_module(teeth)
+teeth = loading.module("teeth", HERE / "teeth.py")
 
 #: the list that the ids are of: what is published of runtimes and their shims, by classes of ten
 IDS = {
     f"T{number:02}"
     for number in (*range(1, 15), *range(20, 28), *range(30, 39), 42, 50, 51, 52, 60, 61, 62, *range(70, 75))
 }
-IDS.add("T04b")
+IDS |= {"T04b", "T12b"}
+#: and what is special because the runtime is a Python program
+IDS |= {f"P{number}" for number in range(1, 19)}
 ATTACKS = teeth.attacks()
 TEETH = teeth.teeth()
 
@@ -65,7 +62,7 @@ def test_every_broken_build_can_be_made() -> None:
 def test_the_readme_has_every_attack() -> None:
     text = (HERE / "README.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    known = set(re.findall(r"\bT\d\db?\b", "\n".join(rows)))
+    known = set(re.findall(r"\b(?:T\d\db?|P\d+)\b", "\n".join(rows)))
     assert known == IDS, known ^ IDS
     # an advisory that a test names is in the table
     named_there = set(re.findall(r"CVE-\d{4}-\d+", text))

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
+import loading
 import nodes
 import pytest
 import tree
 
 CONFORMANCE = tree.ROOT / "conformance"
-_module = importlib.util.spec_from_file_location("clauses", CONFORMANCE / "clauses.py")
-assert _module and _module.loader
-clauses = importlib.util.module_from_spec(_module)
-sys.modules["clauses"] = clauses
-_module.loader.exec_module(clauses)
+clauses = loading.module("clauses", CONFORMANCE / "clauses.py")
 TABLE = clauses.load()
 
 

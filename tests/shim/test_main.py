@@ -21,7 +21,7 @@ def test_every_face_has_a_launcher(name: str) -> None:
     if name != "pyrunc-shim":  # behind a front.c, which finds the launcher from where it is
         assert launcher.read_bytes()[:4] == b"\x7fELF"
         launcher = BIN.parent / "lib/pyrunc/shim" / name
-    assert launcher.read_text().splitlines()[0].endswith(" -IS")
+    assert launcher.read_text().splitlines()[0].endswith(" -ISXutf8")
 
 
 @pytest.mark.parametrize("name", sorted(FACES))

@@ -66,7 +66,7 @@ def call(words: list[str]) -> int:
     except Exception as error:
         from runtime.cli import bug
 
-        return _report(bug.as_error(error), args)
+        return _report(bug.as_error(error, args), args)
 
 
 def _run(args: Args, words: list[str]) -> int:

@@ -99,9 +99,9 @@ def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
     return put_back
 
 
-def remove(paths: Any) -> None:
+def remove(paths: list[str]) -> None:
     """Remove what was made for a container. Its processes are gone; what is left of them falls to the group above."""
-    for path in paths if type(paths) is list else ():
+    for path in paths:
         try:
             os.rmdir(path)
         except FileNotFoundError:

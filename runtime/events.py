@@ -313,7 +313,9 @@ def _lines(path: str) -> list[str]:
         return []  # ENODEV: the cgroup is being removed; EOPNOTSUPP: not counted on this kernel
     finally:
         os.close(fd)
-    return b"".join(out).decode("utf-8", "replace").splitlines()
+    # at line feeds alone: an interface of the container's may have other ends of lines in its name
+    text = b"".join(out).decode("utf-8", "replace").removesuffix("\n")
+    return text.split("\n") if text else []
 
 
 def _number(path: str) -> int:

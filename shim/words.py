@@ -107,6 +107,11 @@ def _take(options: Options, entry: Entry, shown: str, value: str | None, left: I
         setattr(options, name, int(value))
 
 
+def one_line(text: str) -> str:
+    """The text without anything that would end a line or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def help_lines(table: Sequence[Entry]) -> str:
     """The options as --help lists them."""
     lines = []

@@ -245,7 +245,8 @@ def number(path: str) -> int:
 
 def value(path: str, key: str) -> int:
     """The number beside a key in a file of `key number` lines; 0 if there is none."""
-    for line in text(path).splitlines():
+    # at line feeds alone, which the kernel escapes: of /proc/PID/status the first line is the process's own to choose
+    for line in filter(None, text(path).split("\n")):
         name, _, word = line.replace("\t", " ").partition(" ")
         if name == key and word.isascii() and word.isdigit():
             return int(word)

@@ -61,8 +61,8 @@ def namespaces(pid: int, saved: dict[str, Any]) -> Iterator[Finding]:
 
 def _mounts(pid: int) -> Finding:
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace", newline="\n") as file:
+            lines = [line for line in file.read().split("\n") if line]
         root = os.readlink(f"/proc/{pid}/root")
     except OSError as error:
         return Finding(NOTE, "container.mounts", "mounts", f"cannot be looked at: {error.strerror}")

@@ -51,7 +51,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     outside = st.st_ino;
     // what is open stays: nothing has to be left behind by name
     snprintf(command, sizeof(command),
-             "trap 'rm -rf %s' EXIT HUP TERM INT; while kill -0 %d 2>/dev/null; do sleep 1; done", place, getpid());
+             "exec >/dev/null 2>&1; trap 'rm -rf %s' EXIT HUP TERM INT; while kill -0 %d 2>/dev/null; do sleep 1; done",
+             place, getpid());
     if (fork() == 0) {
         execl("/bin/sh", "sh", "-c", command, (char *)0);
         _exit(1);

@@ -1,4 +1,4 @@
-"""Run each fuzzer for a while, print what it did, and write down what it found.
+"""Run each fuzzer for a while, print what it did, and write down what it found below build/fuzz.
 
 run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--grow]
 run.py --reproduce FILE     one input of build/fuzz/findings, by its name
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,12 +29,15 @@ import fence  # noqa: E402
 import targets  # noqa: E402
 
 OUT = ROOT / "build/fuzz"
+#: libFuzzer's, of tests/fuzz/fuzz_NAME.c; runtime/kernel/build.py builds them
+NATIVE = ("plan", "walk", "front")
+UNLIMITED = 1 << 60
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="run each fuzzer for a while")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--inputs", type=int, default=1 << 60)
+    parser.add_argument("--inputs", type=int, default=UNLIMITED)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--reproduce", type=Path)
@@ -46,6 +51,9 @@ def main() -> int:
         return one(target, Path(os.environ[fence.INSIDE][1:]) / "work", arguments)
     wrong = 0
     print(f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'findings':>10}")
+    for name in NATIVE:
+        if not arguments.only or name in arguments.only:
+            wrong += native(name, arguments)
     for target in targets.every():
         if arguments.only and target.name not in arguments.only:
             continue
@@ -78,6 +86,42 @@ def main() -> int:
         finally:
             shutil.rmtree(place, ignore_errors=True)
     return 1 if wrong else 0
+
+
+def native(name: str, arguments: argparse.Namespace) -> int:
+    """Run one of libFuzzer's, on what is committed and what was found before."""
+    program, grown, found = ROOT / f"build/fuzz-{name}", OUT / f"corpus/{name}", OUT / "findings"
+    for folder in (grown, found):
+        folder.mkdir(parents=True, exist_ok=True)
+    limits = [f"-max_total_time={max(1, int(arguments.seconds))}"] if arguments.seconds < UNLIMITED else []
+    limits += [f"-runs={arguments.inputs}"] if arguments.inputs < UNLIMITED else []
+    words = [
+        program,
+        *limits,
+        f"-seed={arguments.seed % 2**31}",
+        "-timeout=5",
+        "-rss_limit_mb=1024",
+        "-print_final_stats=1",
+    ]
+    words += [f"-artifact_prefix={found}/{name}-", grown, engine.CORPUS / name]
+    begin = time.monotonic()
+    done = subprocess.run(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
+    inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
+    reached = re.findall(r" cov: (\d+)", done.stderr)
+    count = int(inputs[-1]) if inputs else 0
+    rate = count / max(time.monotonic() - begin, 0.001)
+    print(
+        f"{name:<14}{count:>9}{rate:>8.0f}{reached[-1] if reached else 0:>8}{len(list(grown.iterdir())):>6}{int(done.returncode != 0):>10}",
+        flush=True,
+    )
+    if done.returncode:
+        print(
+            "    "
+            + "\n    ".join(
+                line for line in done.stderr.splitlines() if "ERROR" in line or "#" in line[:8] or "Test unit" in line
+            )
+        )
+    return int(done.returncode != 0)
 
 
 def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:

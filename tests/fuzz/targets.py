@@ -6,6 +6,7 @@ import command_lines
 import conmon_inputs
 import documents
 import states
+import texts
 import wires
 from engine import Target
 
@@ -26,4 +27,5 @@ def every() -> list[Target]:
         wires.Options(),
         wires.Server(),
         conmon_inputs.Control(),
+        texts.Text(),
     ]

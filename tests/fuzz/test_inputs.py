@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -17,11 +18,14 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE)]
 
-import engine  # noqa: E402 - found through the path above
+import answers  # noqa: E402 - found through the path above
+import documents  # noqa: E402
+import engine  # noqa: E402
 import mutation  # noqa: E402
 import targets  # noqa: E402
 
 from runtime import hooks, jsonio, store  # noqa: E402
+from runtime.__main__ import call  # noqa: E402
 from runtime.cgroups import walk  # noqa: E402
 from runtime.doctor import settings  # noqa: E402
 from runtime.errors import ConfigError, Error, StateError  # noqa: E402
@@ -208,3 +212,18 @@ def test_settings_of_engines_that_make_no_sense(tmp_path: Path, text: str) -> No
         assert "no valid TOML" in error.message
     else:
         assert found.table("plugins") == {} and found.items("imports") == []
+
+
+def test_null_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    """Engines write it; at each place of a configuration that has nearly everything the plan is made or refused in a line."""
+    config = documents.Config()
+    config.begin(tmp_path)
+    full = config.documents()[1]
+    planned = 0
+    for number in range(len(mutation.places(full))):
+        holder, key = mutation.places(made := copy.deepcopy(full))[number]
+        holder[key] = None
+        (tmp_path / "bundle/config.json").write_text(json.dumps(made))
+        answer = answers.called(lambda: call([*config.words, "plan", str(tmp_path / "bundle")]))
+        planned += answers.check(answer, quiet=False).status == 0
+    assert planned > 60

@@ -227,3 +227,16 @@ def test_null_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         answer = answers.called(lambda: call([*config.words, "plan", str(tmp_path / "bundle")]))
         planned += answers.check(answer, quiet=False).status == 0
     assert planned > 60
+
+
+def test_a_wrong_root_empties_nobodys_directory(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter").write_text("dear\n")
+    answer = answers.called(lambda: call(["--root", str(tmp_path), "delete", "--force", "home"]))
+    answers.check(answer, names="no container's directory")
+    assert answer.status == 1 and (home / "letter").read_text() == "dear\n"
+    # what a create leaves that was killed at once is nothing at all, and goes
+    (tmp_path / "web").mkdir()
+    assert answers.called(lambda: call(["--root", str(tmp_path), "delete", "--force", "web"])).status == 0
+    assert not (tmp_path / "web").exists()

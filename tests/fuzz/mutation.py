@@ -110,7 +110,7 @@ def document(rng: Random, old: Any, known: list[Any], names: list[str]) -> Any:
             holder[key] = text(rng, item)
         elif type(item) is int and kind < 9:
             holder[key] = rng.choice(
-                (item + 1, item - 1, -item, item * 1000, str(item), float(item), rng.choice(NUMBERS))
+                (item + 1, item - 1, -item, item * 1000, str(item), float(item % 2**63), rng.choice(NUMBERS))
             )
         else:
             holder[key] = value(rng, known)

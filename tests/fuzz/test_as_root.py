@@ -37,3 +37,11 @@ def test_what_libfuzzer_has_reached(name: str) -> None:
     done = subprocess.run([ROOT / f"build/fuzz-{name}", *files], capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("Executed") == len(files)
+
+
+@pytest.mark.requires("root", "runc")
+def test_a_sample_beside_runc_and_crun() -> None:
+    words = [sys.executable, HERE / "peers.py", "--sample", "--cases", "12"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 cases" in done.stdout

@@ -221,7 +221,8 @@ fuzz: build ## whatever comes from outside, made up: each fuzzer for SECONDS=60;
 	@$(call need,$(DEPS_TEST))
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
 	@$(PY) $(HERE)/tests/fuzz/run.py --seconds $(SECONDS) $(if $(FUZZERS),--only $(FUZZERS))
-	@[ "$$(id -u)" != 0 ] || [ -n "$(FUZZERS)" ] || { $(call need,$(DEPS_BENCH)); $(PY) $(HERE)/tests/fuzz/peers.py; }
+	@[ "$$(id -u)" != 0 ] || { $(call need,$(DEPS_BENCH)); }
+	@[ "$$(id -u)" != 0 ] || [ -n "$(FUZZERS)" ] || $(PY) $(HERE)/tests/fuzz/peers.py
 
 specs: build ## regenerate what is generated and committed; CI fails on a difference
 	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libraries_build

@@ -30,7 +30,9 @@ from runtime.cgroups import walk  # noqa: E402
 from runtime.doctor import settings  # noqa: E402
 from runtime.errors import ConfigError, Error, StateError  # noqa: E402
 from shim import words  # noqa: E402
+from shim.containerd import protobuf  # noqa: E402
 from shim.loop import Loop  # noqa: E402
+from specs import explain  # noqa: E402
 
 #: inputs of each fuzzer, besides its seeds and its corpus: what all of them do in a few seconds
 SAMPLE = 60
@@ -240,3 +242,17 @@ def test_a_wrong_root_empties_nobodys_directory(tmp_path: Path) -> None:
     (tmp_path / "web").mkdir()
     assert answers.called(lambda: call(["--root", str(tmp_path), "delete", "--force", "web"])).status == 0
     assert not (tmp_path / "web").exists()
+
+
+def test_a_message_does_not_become_a_gigabyte() -> None:
+    table = {3: ("rootfs", [{1: ("type", "string")}])}
+    assert len(protobuf.decode(table, b"\x1a\x00" * 1000)["rootfs"]) == 1000
+    with pytest.raises(protobuf.DecodeError, match="more than 65536 of one field"):
+        protobuf.decode(table, b"\x1a\x00" * (1 << 20))
+
+
+def test_where_a_fault_is_takes_no_longer_the_more_there_are() -> None:
+    located = explain.Located("[\n" + "1,\n" * 20000 + "{}]")
+    assert [located.place(f"/{number}") for number in (0, 1, 20000)] == [(2, 1), (3, 1), (20002, 1)]
+    found = explain.schema_findings(explain.Located('{"mounts": [' + "{}," * 5000 + "{}]}"), "config")
+    assert 0 < len(found) <= explain.MOST + 1

@@ -158,14 +158,14 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@cd $(HERE) && $(VENV)/bin/ruff format --check -q --output-format concise . && $(VENV)/bin/ruff check -q --output-format concise .
 	@cd $(HERE) && find runtime shim tests -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
-	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house tests/fuzz/test_inputs.py
 
 check-root: build ## kernel, cli, shim, attacks, a sample of differential: what needs root
 	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
-	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks differential))
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks differential fuzz/test_as_root.py))
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).
@@ -216,11 +216,13 @@ teeth: build ## whether the tests of attacks can fail: on builds that are broken
 	@$(PY) $(HERE)/tests/attacks/teeth.py $(TEETH)
 
 SECONDS ?= 60
-fuzz: build ## the C's plan decoder under libFuzzer and sanitizers; SECONDS=60
-	@$(call need,clang libclang-rt-14-dev)
+FUZZERS ?=
+fuzz: build ## whatever comes from outside, made up: each fuzzer for SECONDS=60; FUZZERS='plan config state'
+	@$(call need,$(DEPS_TEST))
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
-	@mkdir -p $(BUILD)/corpus
-	@$(BUILD)/fuzz-plan -max_total_time=$(SECONDS) -print_final_stats=1 $(BUILD)/corpus
+	@$(PY) $(HERE)/tests/fuzz/run.py --seconds $(SECONDS) $(if $(FUZZERS),--only $(FUZZERS))
+	@[ "$$(id -u)" != 0 ] || { $(call need,$(DEPS_BENCH)); }
+	@[ "$$(id -u)" != 0 ] || [ -n "$(FUZZERS)" ] || $(PY) $(HERE)/tests/fuzz/peers.py
 
 specs: build ## regenerate what is generated and committed; CI fails on a difference
 	@cd $(HERE) && $(PY) specs/generate.py && $(PY) -m runtime.kernel.generate && $(PY) -m runtime.libraries_build

@@ -65,7 +65,7 @@ def call(words: list[str]) -> int:
     except RecursionError:
         return _report(Error("nested too deeply", code="nesting"), args)
     except Exception as error:
-        return _report(_unexpected(error), args)
+        return _report(_unexpected(error, args), args)
 
 
 def _run(args: Args, words: list[str]) -> int:
@@ -83,10 +83,10 @@ def _run(args: Args, words: list[str]) -> int:
     return int(status)
 
 
-def _unexpected(error: Exception) -> Error:
+def _unexpected(error: Exception, args: Args | None) -> Error:
     if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
         # anything that is imported may be what there is no descriptor for, and what explains mistakes as well
-        return Error(f"open {error.filename}: too many open files", "the limit is ulimit -n", errno=error.errno)
+        return Error(f"open {error.filename or 'a descriptor'}: too many open files", "the limit is ulimit -n", errno=error.errno)
     if isinstance(error, OSError) and error.errno == ENOSYS:
         from runtime.refusals import missing
 
@@ -95,7 +95,7 @@ def _unexpected(error: Exception) -> Error:
         return Error(f"use {calls}: function not implemented", missing(calls), errno=error.errno)
     from runtime.cli import bug
 
-    return bug.as_error(error)
+    return bug.as_error(error, args)
 
 
 def _timed(args: Args) -> int:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from runtime.errors import Error, UsageError
-from runtime.linux import SIGNALS
+from runtime.linux import POLL_MS, SIGNALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _is_readable(fd: int, timeout_s: float | None) -> bool:
 
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+    return bool(poll.poll(None if timeout_s is None else min(max(0.0, timeout_s) * 1000, POLL_MS)))
 
 
 def refuse_ignored_children() -> None:

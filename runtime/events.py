@@ -12,6 +12,7 @@ import time
 from runtime import identity, lifecycle, status
 from runtime import system as os
 from runtime.errors import Unsupported
+from runtime.linux import POLL_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def watch(
     memory.register(poll)
     due = time.monotonic() + interval_s
     while True:
-        ready = dict(poll.poll(max(0.0, due - time.monotonic()) * 1000))
+        ready = dict(poll.poll(min(max(0.0, due - time.monotonic()) * 1000, POLL_MS)))
         if memory.has_run_out(ready):
             tell({"type": "oom", "id": id_})
         if pidfd in ready:
@@ -312,7 +313,9 @@ def _lines(path: str) -> list[str]:
         return []  # ENODEV: the cgroup is being removed; EOPNOTSUPP: not counted on this kernel
     finally:
         os.close(fd)
-    return b"".join(out).decode("utf-8", "replace").splitlines()
+    # at line feeds alone: an interface of the container's may have other ends of lines in its name
+    text = b"".join(out).decode("utf-8", "replace").removesuffix("\n")
+    return text.split("\n") if text else []
 
 
 def _number(path: str) -> int:

@@ -14,7 +14,8 @@ import time
 
 from runtime import kernel
 from runtime import system as os
-from runtime.errors import HookError
+from runtime.errors import HookError, StateError
+from runtime.linux import POLL_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,28 @@ if TYPE_CHECKING:
 _ENDING = (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGTERM)
 #: how much of a hook's output an error quotes
 _OUTPUT = 4096
+
+
+def of(config: dict[str, Any], kind: str, place: str) -> list[dict[str, Any]]:
+    """The hooks of a kind in a container's copy of its configuration, which somebody may have damaged since it was checked."""
+    section = config.get("hooks")
+    found: Any = section.get(kind) if type(section) is dict else section
+    if found is None:
+        return []
+    for hook in found if type(found) is list else (None,):
+        if type(hook) is not dict or type(hook.get("path")) is not str or not hook["path"]:
+            break
+        texts = [hook.get(name) for name in ("args", "env")]
+        if any(
+            text is not None and (type(text) is not list or any(type(item) is not str for item in text))
+            for text in texts
+        ):
+            break
+        if hook.get("timeout") is not None and (type(hook["timeout"]) is not int or not 0 < hook["timeout"] < 1 << 31):
+            break
+    else:
+        return list(found)
+    raise StateError(f"{place}/config.json: hooks.{kind}: not as it was checked", code="broken-state")
 
 
 def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, outputs: Outputs = None) -> None:
@@ -126,7 +149,7 @@ def _watch(pid: int, out: int, timeout: float | None, mask: set[int]) -> tuple[b
     try:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         while True:
-            left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+            left = None if deadline is None else min(max(0.0, (deadline - time.monotonic()) * 1000), POLL_MS)
             events = dict(poll.poll(left))
             if out in events:
                 data = _drain(out)

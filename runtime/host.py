@@ -239,7 +239,7 @@ def _cgroup_mode(host: Host) -> str:
 
 def _own_cgroups(host: Host) -> dict[str, str]:
     own = {}
-    for line in _read("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
+    for line in filter(None, _read("/proc/self/cgroup").decode("utf-8", "surrogateescape").split("\n")):
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):
             own[name] = path

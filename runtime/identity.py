@@ -69,7 +69,7 @@ def open_process(pid: int, started: int) -> int:
 
     The start time is read after the pidfd is open: from then on the pid cannot be given to somebody else unnoticed.
     """
-    if type(pid) is not int or type(started) is not int or pid <= 1 or started <= 0:
+    if type(pid) is not int or type(started) is not int or not 1 < pid < 1 << 31 or started <= 0:
         return -1
     try:
         pidfd = os.pidfd_open(pid)

@@ -84,7 +84,7 @@ def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
         raise KernelError(f"read {path}/schemata", error.errno or 0) from None
 
     def put_back() -> None:
-        for line in before.splitlines():
+        for line in filter(None, before.split("\n")):
             try:
                 _write(f"{path}/schemata", f"{line.strip()}\n")
             except OSError:
@@ -99,9 +99,9 @@ def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
     return put_back
 
 
-def remove(paths: Any) -> None:
+def remove(paths: list[str]) -> None:
     """Remove what was made for a container. Its processes are gone; what is left of them falls to the group above."""
-    for path in paths if type(paths) is list else ():
+    for path in paths:
         try:
             os.rmdir(path)
         except FileNotFoundError:
@@ -111,7 +111,7 @@ def remove(paths: Any) -> None:
 
 
 def _mount_point() -> str:
-    for line in _read("/proc/self/mountinfo").splitlines():
+    for line in filter(None, _read("/proc/self/mountinfo").split("\n")):
         left, _, right = line.partition(" - ")
         if right.split(" ", 1)[0] in _KINDS:
             return left.split(" ")[4].replace("\\040", " ")
@@ -139,7 +139,7 @@ def _write(path: str, text: str) -> None:
 
 def _values(text: str) -> Iterator[tuple[str, str]]:
     """L3:0=f;1=ff as (L3, 0=f), (L3, 1=ff): the kernel fills lines up with blanks, and masks with zeros."""
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         kind, _, parts = line.strip().partition(":")
         for part in parts.split(";"):
             domain, equals, value = part.strip().partition("=")

@@ -53,8 +53,8 @@ _scan = make_scanner(_Rules) if make_scanner is not None else None  # type: igno
 def loads(data: bytes, source: str, limit: int = LIMIT, depth: int = DEPTH, *, lone_surrogates: bool = False) -> object:
     """The document in `data`; ConfigError with line and column where it is none.
 
-    `lone_surrogates` admits them in strings: a document of our own making (state.json) names files by them whose names
-    are not UTF-8 (PEP 383).
+    `lone_surrogates` admits those that stand for a byte: a document of our own making (state.json) names files by them whose
+    names are not UTF-8 (PEP 383).
     """
     if len(data) > limit:
         raise ConfigError("", f"larger than {limit} bytes", source=source)
@@ -71,7 +71,7 @@ def loads(data: bytes, source: str, limit: int = LIMIT, depth: int = DEPTH, *, l
         raise ConfigError("", f"nested deeper than {depth} levels", source=source)
     # Both can only be written as escapes: as raw bytes the decoder or the scanner has refused them. Go's encoder escapes
     # `<` and `&`, so the mere presence of an escape says nothing.
-    if b"\\u0000" in data or (not lone_surrogates and (b"\\ud" in data or b"\\uD" in data)):
+    if b"\\u0000" in data or b"\\ud" in data or b"\\uD" in data:
         _check_strings(value, "", data.decode(), source, lone_surrogates)
     return value
 
@@ -193,12 +193,20 @@ def _explain_text(data: bytes, source: str) -> NoReturn:
             why += f", found {json.dumps(found, ensure_ascii=False)}"
         raise fault(f"not JSON: {why}", error.pos) from None
     except _NotANumber as error:
-        at = next(m.start() for m in _tokens(text) if m[0][0] != '"' and m[0].lstrip("-") in ("NaN", "Infinity"))
+        # the scanner reads no further than the word: what follows it may be its neighbour, as in NaN5
+        at = next((m.start() for m in _tokens(text) if m[0][0] != '"' and m[0].startswith(str(error))), 0)
         raise fault(f"not JSON: {error} is not a number", at) from None
     except RecursionError:
         raise fault("nested far too deeply", 0) from None
     except ValueError:  # int() refuses what takes it too long (CVE-2020-10735)
-        at = next(m.start() for m in _tokens(text) if m[0][0] != '"' and len(m[0]) > 640 and m[0].lstrip("-").isdigit())
+        at = next(
+            (
+                m.start()
+                for m in _tokens(text)
+                if m[0][0] != '"' and m[0].lstrip("-")[:640].isdigit() and len(m[0]) > 640
+            ),
+            0,
+        )
         raise fault("a number with too many digits", at) from None
     raise fault("not JSON", 0)
 
@@ -214,11 +222,10 @@ def _is_unusable(text: str, lone_surrogates: bool) -> str:
     """Why no system call could take this string, or nothing."""
     if "\0" in text:
         return "contains a NUL character (\\u0000), where every string of the kernel ends"
-    if not lone_surrogates:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return f"contains half of a surrogate pair (\\u{ord(text[error.start]):04x}), which is no character"
+    try:
+        text.encode("utf-8", "surrogateescape" if lone_surrogates else "strict")
+    except UnicodeEncodeError as error:
+        return f"contains half of a surrogate pair (\\u{ord(text[error.start]):04x}), which is no character"
     return ""
 
 

@@ -181,10 +181,9 @@ def config_of(entry: Entry) -> dict[str, Any]:
 
 def hook_state(saved: dict[str, Any], word: str, pid: int) -> bytes:
     """The state that a hook reads on standard input."""
-    out = {"ociVersion": saved["ociVersion"], "id": saved["id"], "status": word}
-    if pid:
-        out["pid"] = pid
-    out["bundle"] = saved["bundle"]
+    out = {"ociVersion": saved.get("ociVersion", "1.3.0"), "id": saved["id"], "status": word}
+    out |= {"pid": pid} if pid else {}
+    out["bundle"] = saved.get("bundle", "")
     if saved.get("annotations"):
         out["annotations"] = saved["annotations"]
     return jsonio.dumps(out).encode("utf-8", "surrogateescape")
@@ -269,9 +268,10 @@ def poststart(entry: Entry, pid: int) -> None:
     from runtime import hooks
 
     saved = entry.state or {}
-    found = (config_of(entry).get("hooks") or {}).get("poststart") or []
+    said = hook_state(saved, status.RUNNING, pid)
     try:
-        hooks.run_all("poststart", found, hook_state(saved, status.RUNNING, pid), saved["bundle"], saved["annotations"])
+        found = hooks.of(config_of(entry), "poststart", entry.path)
+        hooks.run_all("poststart", found, said, saved["bundle"], saved.get("annotations"))
     except Error:
         from runtime import removal
 

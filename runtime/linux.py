@@ -34,6 +34,9 @@ def namespace_names(flags: int) -> str:
     return ",".join(name for name, (flag, _) in NAMESPACES.items() if flags & flag)
 
 
+#: poll(2) counts milliseconds in 31 bits: who waits longer than these 24 days waits again
+POLL_MS = (1 << 31) - 1
+
 # -- open(2), openat2(2) --------------------------------------------------------------------------------------------
 
 AT_FDCWD = -100

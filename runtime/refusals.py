@@ -167,7 +167,7 @@ def hint(op: Op, errno: int) -> str:
 
 def _lacking(number: int) -> str:
     """That this process has not the capability, where it has not."""
-    for line in text("/proc/self/status").splitlines():
+    for line in filter(None, text("/proc/self/status").split("\n")):
         if line.startswith("CapEff:") and not int(line.split()[1], 16) >> number & 1:
             return ", which this process has not"
     return ""

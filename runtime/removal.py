@@ -68,19 +68,54 @@ def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
     if not force and word != status.CREATED:
         # a created container is killed by a plain delete: engines clean up that way (runc's delete.go)
         status.allow("delete", word, entry.id)
+    if saved is None:
+        _check_is_container(entry)
     noted = saved if saved is not None else entry.journal()
     cgroup = noted.get("cgroup")
     if word == status.PAUSED and cgroup:
-        lifecycle.cgroup_of(noted).kill(9)
-        lifecycle.cgroup_of(noted).thaw()
+        _kill_frozen(noted, force)
     if pid or saved is None:
         kill_and_wait(noted.get("pid", 0), noted.get("start_time", 0), _DEATH_S)
-    if type(cgroup) is dict and cgroup:
-        _remove_cgroup(cgroup)
+    if cgroup:
+        _clear_cgroup(ctx, entry, cgroup, force)
     remove_groups(noted)
     if noted.get("has_poststop"):
         poststop(ctx, entry, noted)
     entry.remove()
+
+
+def _check_is_container(entry: Entry) -> None:
+    """Raise StateError for a directory with nothing of ours in it: a wrong --root would have us empty somebody's home."""
+    names = os.listdir(entry.fd)
+    if names and not {"journal", "state.json"} & set(names):
+        raise StateError(f"{entry.path}: no container's directory: it has neither a journal nor a state.json")
+
+
+def _kill_frozen(noted: dict[str, Any], force: bool) -> None:
+    try:
+        lifecycle.cgroup_of(noted).kill(9)
+        lifecycle.cgroup_of(noted).thaw()
+    except StateError:
+        if not force:
+            raise
+
+
+def _clear_cgroup(ctx: lifecycle.Context, entry: Entry, cgroup: dict[str, Any], force: bool) -> None:
+    """Remove the container's cgroup; with `force` a state file that names none is no reason to keep all the rest."""
+    try:
+        _remove_cgroup(cgroup)
+    except StateError as error:
+        if not force:
+            raise
+        # the journal is a record of its own
+        noted = entry.journal().get("cgroup")
+        try:
+            if noted and noted != cgroup:
+                _remove_cgroup(noted)
+                return
+        except StateError:
+            pass
+        ctx.warn(f"{error}, ignoring: a cgroup may be left")
 
 
 def remove_groups(noted: dict[str, Any]) -> None:
@@ -156,7 +191,7 @@ def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> Non
     from runtime import hooks
 
     try:
-        found = (lifecycle.config_of(entry).get("hooks") or {}).get("poststop") or []
+        found = hooks.of(lifecycle.config_of(entry), "poststop", entry.path)
     except Error as error:
         ctx.warn(f"poststop hooks: {error}, ignoring")
         return
@@ -166,7 +201,7 @@ def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> Non
                 f"poststop[{index}]",
                 hook,
                 lifecycle.hook_state({**noted, "id": entry.id}, status.STOPPED, 0),
-                noted["bundle"],
+                noted.get("bundle", "/"),
                 noted.get("annotations"),
             )
         except Error as error:

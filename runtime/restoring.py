@@ -300,7 +300,7 @@ def _cgroups(pid: int) -> list[tuple[str, str]]:
     finally:
         os.close(fd)
     found = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         _, names, path = line.split(":", 2)
         found += [(name, path) for name in names.split(",")]
     return found

@@ -114,7 +114,7 @@ class Entry:
             raise StateError(f"write {self.path}/journal: no space left on device")
 
     def journal(self) -> dict[str, Any]:
-        """All journal records merged, later ones over earlier ones; a torn last line is what a crash leaves."""
+        """All journal records merged, later over earlier ones, what is damaged left out: a crash leaves a torn last line."""
         out: dict[str, Any] = {}
         for line in self.read("journal", 1 << 20).split(b"\n"):
             if line:
@@ -123,7 +123,7 @@ class Entry:
                 except Error:
                     continue
                 if type(record) is dict:
-                    out.update(record)
+                    out.update((key, value) for key, value in record.items() if _is_sound(key, value))
         return out
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -189,8 +189,11 @@ class Entry:
         if type(state) is not dict or state.get("version") != VERSION or state.get("id") != self.id:
             raise StateError(f"{self.path}/state.json: not a state of this container and version", code="broken-state")
         for key, kind in _STATE_TYPES:
-            if type(state.get(key)) is not kind:
+            if not _is_sound(key, state.get(key)):
                 raise StateError(f"{self.path}/state.json: {key}: not {kind.__name__}", code="broken-state")
+        for key in _OPTIONAL_TYPES:
+            if state.get(key) is not None and not _is_sound(key, state[key]):
+                raise StateError(f"{self.path}/state.json: {key}: not as it was written", code="broken-state")
         self.state = state
         return state
 
@@ -234,7 +237,9 @@ class Entry:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise StateError(f"remove {self.path}: {_lower(error)}", errno=error.errno) from None
-            _remove_tree(self.fd)
+            from runtime import leftovers
+
+            leftovers.remove(self.fd)
             try:
                 os.rmdir(self.path)
             except OSError as again:
@@ -252,6 +257,21 @@ _STATE_TYPES = (
     ("cgroup", dict),
     ("namespaces", list),
 )
+_OPTIONAL_TYPES: dict[str, type] = {
+    "ociVersion": str, "annotations": dict, "tail": dict, "resources": dict, "resctrl": list, "resctrl_class": str,
+}  # fmt: skip
+_KINDS: dict[str, type] = {**dict(_STATE_TYPES), **_OPTIONAL_TYPES}
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    """Whether a state or a journal may have this for it: a damaged file must end in a word about it, and nowhere else."""
+    kind: Any = _KINDS.get(key)
+    if kind is None or not isinstance(value, kind) or type(value) is bool:
+        return kind is None
+    if kind is int:
+        return bool(-1 < value < 1 << (31 if key == "pid" else 63))  # pid_t, and clock ticks
+    inside = value if kind is list else value.values() if key == "annotations" else ()
+    return all(type(item) is str for item in inside)
 
 
 def _lower(error: OSError) -> str:
@@ -276,32 +296,6 @@ def _is_frozen(path: str) -> bool:
         return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
     finally:
         os.close(fd)
-
-
-def _remove_tree(fd: int, depth: int = 0) -> None:
-    """Empty a directory of ours that somebody put things into; by descriptor, following nothing, bounded in depth."""
-    if depth > 16:
-        raise StateError("remove the state directory: nested too deeply")
-    for name in os.listdir(fd):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise StateError(f"remove {name}: {_lower(error)}", errno=error.errno) from None
-            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore
-                if _mount_of(child) != _mount_of(fd):
-                    raise StateError(f"remove the state directory: {name} is a mount point", errno=errno.EBUSY)
-                _remove_tree(child, depth + 1)
-            finally:
-                os.close(child)
-            os.rmdir(name, dir_fd=fd)
-
-
-def _mount_of(fd: int) -> str:
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return file.read().partition("mnt_id:")[2].partition("\n")[0]
 
 
 # -- finding and making ------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def ranges(path: str, uid: int) -> list[tuple[int, int]]:
 
 def _entries(path: str) -> list[tuple[str, int, int]]:
     found = []
-    for line in text(path).splitlines():
+    for line in filter(None, text(path).split("\n")):
         owner, _, rest = line.strip().partition(":")
         first, _, count = rest.partition(":")
         if first.isdigit() and count.isdigit():

@@ -71,8 +71,10 @@ def _line(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
+    from shim.words import one_line
+
     try:
-        os.write(2, text.encode("utf-8", "surrogateescape") + b"\n")
+        os.write(2, one_line(text).encode() + b"\n")
     except OSError:
         pass  # nobody to tell; the exit status says it too
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: numbers and not the constants of `signal`, which is dear to import
 SIGPIPE = 13
+#: longer than this the kernel does not wait at once: it counts milliseconds in 31 bits, which are 24 days
+_WAIT_S = 86400.0
 #: at most so many descriptors in one turn; the others wait for the next
 _EVENTS = 64
 
@@ -162,7 +164,7 @@ class Loop:
         if self._soon:
             wait_s = 0.0
         elif self._timers:
-            wait_s = max(0.0, min(timer.at for timer in self._timers) - time.monotonic())
+            wait_s = min(max(0.0, min(timer.at for timer in self._timers) - time.monotonic()), _WAIT_S)
         found = self._epoll.poll(wait_s, _EVENTS)
         self._forgotten.clear()
         for fd, events in found:

@@ -26,7 +26,7 @@ _mounts: list[tuple[str, str, list[str]]] = []
 def cgroups_of(pid: int) -> dict[str, str]:
     """The directories of a process's cgroups: by controller on v1 ("memory", "pids", ...), and "" for the unified hierarchy."""
     paths: dict[str, str] = {}
-    for line in _text(f"/proc/{pid}/cgroup").splitlines():
+    for line in filter(None, _text(f"/proc/{pid}/cgroup").split("\n")):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             paths[name] = path
@@ -42,7 +42,8 @@ def cgroups_of(pid: int) -> dict[str, str]:
 
 
 def _find_mounts() -> None:
-    for line in _text("/proc/self/mountinfo").splitlines():
+    # anybody who may mount with FUSE has a say in this text, and str.splitlines() knows more ends of lines than the kernel escapes
+    for line in filter(None, _text("/proc/self/mountinfo").split("\n")):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
@@ -171,7 +172,7 @@ class OomWatch:
 
 def read_count(fd: int, name: bytes) -> int:
     """The number after `name` in a file of names and numbers, such as memory.events; 0 where it is not there."""
-    for line in os.pread(fd, 4096, 0).splitlines():
+    for line in os.pread(fd, 4096, 0).split(b"\n"):
         key, _, value = line.partition(b" ")
         if key == name:
             return int(value)

@@ -390,6 +390,6 @@ def _words(error: OSError) -> str:
 def _say(text: str) -> None:
     sys.stdout.flush()
     try:
-        os.write(2, f"pyrunc-shim: {text}\n".encode("utf-8", "surrogateescape"))
+        os.write(2, f"pyrunc-shim: {words.one_line(text)}\n".encode())
     except OSError:
         pass  # nobody to tell

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Entry = tuple[Any, ...]
 
 FLAG, TEXT, LIST, NUMBER = range(4)
+#: what fits into 63 bits, whatever it is
+_DIGITS = 18
 
 
 class BadOptions(Exception):
@@ -98,10 +100,16 @@ def _take(options: Options, entry: Entry, shown: str, value: str | None, left: I
     elif kind == TEXT:
         setattr(options, name, value)
     else:
-        try:
-            setattr(options, name, int(value))
-        except ValueError:
-            raise BadOptions(f'option "{shown}": "{value}" is no number') from None
+        digits = value.removeprefix("-")
+        # int() would take "1_0", " 1" and "１" too, and any length
+        if not digits or digits.strip("0123456789") or len(digits) > _DIGITS:
+            raise BadOptions(f'option "{shown}": "{value[:80]}" is no number')
+        setattr(options, name, int(value))
+
+
+def one_line(text: str) -> str:
+    """The text without anything that would end a line or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def help_lines(table: Sequence[Entry]) -> str:

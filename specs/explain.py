@@ -11,7 +11,9 @@ import difflib
 import functools
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jsonschema
@@ -47,6 +49,7 @@ class Located:
         self.text = text
         self.values: dict[str, int] = {}
         self.names: dict[str, int] = {}
+        self._ends: list[int] = []
         self.document, _ = self._value(self._skip(0), "")
 
     def place(self, pointer: str, name: bool = False) -> tuple[int, int]:
@@ -57,7 +60,11 @@ class Located:
             while pointer and pointer not in self.values:
                 pointer = pointer.rpartition("/")[0]
             at = self.values[pointer]
-        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
+        if not self._ends:
+            # once: a document may have as many faults as lines
+            self._ends = [-1, *(found.start() for found in re.finditer("\n", self.text))]
+        line = bisect_left(self._ends, at)
+        return line, at - self._ends[line - 1]
 
     # The text has been accepted by a real parser already: this one only has to find its way.
 
@@ -82,7 +89,7 @@ class Located:
             start = at
             name, at = _DECODER.raw_decode(self.text, at)
             below = pointer + step(name)
-            if name in out:
+            if out.get(name):
                 self._forget(below)
             self.names[below] = start
             at = self._skip(self._skip(at) + 1)  # over the colon
@@ -109,6 +116,8 @@ class Located:
             del self.values[place]
 
 
+#: so many faults are enough for anybody, and each takes a while
+MOST = 1000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -303,10 +312,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def schema_findings(located: Located, kind: str, strict: bool = False) -> list[Finding]:
-    """Every fault of a document of `kind` (config, process, resources, state, features), in the order of the text."""
+    """The faults of a document of `kind` (config, process, resources, state, features), in the order of the text; of a great many, some."""
     validator = validator_of(kind)
     out = []
-    for pointer, error in validator.errors(located.document):
+    for pointer, error in islice(validator.errors(located.document), MOST):
         keyword = str(error.validator)
         line, column = located.place(pointer)
         parent = validator.path(pointer.rpartition("/")[0])[-1]

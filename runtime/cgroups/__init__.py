@@ -71,7 +71,7 @@ def of_init(cgroup: Cgroup | NoCgroup, pid: int) -> list[str]:
     """
     own = cgroup.paths.get("", "")
     if own and walk.text(f"{own}/cgroup.subtree_control").strip():
-        for line in walk.text(f"/proc/{pid}/cgroup").splitlines():
+        for line in filter(None, walk.text(f"/proc/{pid}/cgroup").split("\n")):
             path = _joined(cgroup.host.cgroup_unified, line[3:]) if line.startswith("0::") else ""
             if path.startswith(own + "/"):
                 return [f":{path[len(own) :]}"]

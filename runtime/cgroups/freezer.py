@@ -70,7 +70,7 @@ def wait_for(path: str, line: str, deadline: float) -> bool:
         poll.register(fd, select.POLLPRI)
         while True:
             # read before waiting: the event may have come already
-            if line in os.pread(fd, 4096, 0).decode().splitlines():
+            if line in os.pread(fd, 4096, 0).decode().split("\n"):
                 return True
             left = deadline - time.monotonic()
             if left <= 0:

@@ -234,7 +234,7 @@ class Scope(fs.Cgroup):
         name = "" if self.version == 2 else _SYSTEMD_V1
         top = self.host.cgroup_unified if self.version == 2 else self.host.cgroup_mounts.get(name, "")
         wanted = self.paths.get(name, "")[len(top) :]
-        for line in walk.text(f"/proc/{pid}/cgroup").splitlines():
+        for line in filter(None, walk.text(f"/proc/{pid}/cgroup").split("\n")):
             _, names, found = line.split(":", 2)
             # one that has died meanwhile says so, and why it has died will be told
             if names == name and found.removesuffix(" (deleted)") != wanted:

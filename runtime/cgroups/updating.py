@@ -123,7 +123,7 @@ def _old(text: str, value: str) -> str:
     key, space, setting = value.partition(" ")
     if not space or ":" not in key:
         return text.strip()
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):
         if line.startswith(key + " "):
             return line  # a file with a line for each device
     return f"{key} {setting.partition('=')[0]}=max" if "=" in setting else f"{key} 0"

@@ -6,7 +6,7 @@ read from, never joined to a path, and there is a bound to how many and how deep
 
 from __future__ import annotations
 
-from errno import EBUSY, ENODEV, ENOENT, EOPNOTSUPP
+from errno import EBUSY, ELOOP, ENAMETOOLONG, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from runtime import system as os
 
@@ -23,8 +23,10 @@ def each(path: str, visit: Callable[[int], None], leave: Callable[[int, str], No
     """Call `visit` with a descriptor of the cgroup and of every one below it; `leave(parent, name)` when done with one."""
     try:
         fd = os.open(path, _DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    except OSError as error:
+        if error.errno not in (ENOENT, ENOTDIR, ENAMETOOLONG, ELOOP):
+            raise
+        return  # not there, or never was: a damaged state names anything
     try:
         _each(fd, visit, leave, _MAX_DEPTH, [_MAX_CGROUPS])
     finally:
@@ -245,7 +247,8 @@ def number(path: str) -> int:
 
 def value(path: str, key: str) -> int:
     """The number beside a key in a file of `key number` lines; 0 if there is none."""
-    for line in text(path).splitlines():
+    # at line feeds alone, which the kernel escapes: of /proc/PID/status the first line is the process's own to choose
+    for line in filter(None, text(path).split("\n")):
         name, _, word = line.replace("\t", " ").partition(" ")
         if name == key and word.isascii() and word.isdigit():
             return int(word)

@@ -11,11 +11,21 @@ import zlib
 from types import FrameType
 
 from runtime import log
-from runtime.errors import Error
+from runtime.errors import Error, StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.cli.argv import Args
 
 
-def as_error(unexpected: BaseException) -> Error:
-    """The Error that reports `unexpected`, whose traceback is in the debug log now."""
+def as_error(unexpected: BaseException, args: Args | None = None) -> Error:
+    """The Error that reports `unexpected`, whose traceback is in the debug log now.
+
+    Where the command was about a container whose copy of its configuration is damaged, it is that.
+    """
+    damage = _damage(args) if args is not None else None
+    if damage is not None:
+        return damage
     kind = type(unexpected).__name__
     steps = [
         (_module(frame), frame.f_code.co_name, line) for frame, line in traceback.walk_tb(unexpected.__traceback__)
@@ -31,3 +41,32 @@ def as_error(unexpected: BaseException) -> Error:
 
 def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "?"))
+
+
+def _damage(args: Args) -> Error | None:
+    """What is wrong with the files of the container that a command is about: nobody checks them on every command."""
+    from runtime import bundle, lifecycle, store
+    from runtime.cli import context
+
+    try:
+        entry = store.find(context(args).root, getattr(args, "id", ""))
+    except Error:
+        return None
+    try:
+        lifecycle.config_of(entry)
+        name = f"{entry.path}/config.json"
+        found = [finding for finding in bundle.findings(entry.read("config.json"), name) if finding.severity == "error"]
+        for finding in found[:1]:
+            where = finding.pointer.strip("/").replace("/", ".")
+            why = (
+                f"{finding.why}: expected {finding.expected}, found {finding.found}"
+                if finding.expected
+                else finding.why
+            )
+            text = f"{name}:{finding.line}:{finding.column}: {where + ': ' if where else ''}{why}"
+            return StateError(text, "the container's copy was changed: pyrunc delete --force", code="broken-state")
+    except Error as error:
+        return error
+    finally:
+        entry.close()
+    return None

@@ -43,8 +43,9 @@ def _ps(options: list[str]) -> str:
 
 def filtered(text: str, pids: list[int]) -> str:
     """The header of ps's table and the lines whose PID column has one of `pids`."""
-    lines = text.splitlines()
-    titles = lines[0].split() if lines else []
+    # at line feeds alone: the words of a process may have what Python takes for other ends of lines
+    lines = text.split("\n")
+    titles = lines[0].split()
     if "PID" not in titles:
         raise UsageError("ps: its output has no PID column to select processes by", code="usage")
     column = titles.index("PID")

@@ -137,7 +137,7 @@ def _hierarchy(id_: str, what: str, point: str, path: str, severity: str) -> Fin
 
 def _compiled() -> dict[str, bool]:
     """The controllers that the kernel has, by their names in v1, and whether a v1 hierarchy has taken them (/proc/cgroups)."""
-    rows = [line.split() for line in walk.text("/proc/cgroups").splitlines()[1:]]
+    rows = [line.split() for line in walk.text("/proc/cgroups").rstrip("\n").split("\n")[1:]]
     return {row[0]: row[1] != "0" for row in rows if len(row) > 3 and row[3] == "1"}
 
 

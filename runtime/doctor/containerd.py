@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from runtime.doctor import ERROR, NOTE, OK, Finding, entry, processes, settings, sockets
+from runtime.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,10 +89,18 @@ def _runc(plugin: str) -> str:
     return f"""  [plugins.'{plugin}'.containerd.runtimes.runc]\n    runtime_type = "{RUNC_V2}"\n"""
 
 
+def _version_of(found: Settings) -> int:
+    """The version that the file says it has, 0 for none; containerd itself refuses what is no number."""
+    version = found.get("version")
+    if version is not None and type(version) is not int:
+        raise Error(f"{found.shown()}: version: not a number")
+    return version or 0
+
+
 def _versions(found: Settings, daemon: tuple[int, ...]) -> Iterator[Finding]:
     """Whether version of the file, name of the plugin and version of containerd belong together."""
     id_, what = "engine.containerd.version", "version of the file"
-    version = found.get("version") or 1
+    version = _version_of(found) or 1
     if version == 1:
         if found.table("plugins"):
             advice = f"add a line at the top:\n  version = {2 if daemon < (2,) else 3}"
@@ -121,9 +130,9 @@ def _versions(found: Settings, daemon: tuple[int, ...]) -> Iterator[Finding]:
 
 
 def _runtimes(host: Host, found: Settings, daemon: Daemon | None, version: tuple[int, ...]) -> Iterator[Finding]:
-    number = found.get("version") or (2 if version < (2,) else 3)
+    number = _version_of(found) or (2 if version < (2,) else 3)
     plugin = PLUGINS.get(number, PLUGINS[3])
-    disabled = {str(name) for name in found.get("disabled_plugins") or ()}
+    disabled = {str(name) for name in found.items("disabled_plugins")}
     is_off = bool(disabled & {"cri", *PLUGINS.values()})
     if is_off:
         text = "CRI is in disabled_plugins: ctr, nerdctl and Docker work, Kubernetes does not"

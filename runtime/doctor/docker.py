@@ -150,7 +150,7 @@ def _default(name: str, ours: dict[str, Any]) -> Finding:
 
 
 def _driver(host: Host, found: settings.Settings, daemon: Daemon | None, path: str) -> Finding:
-    options = [str(word) for word in found.get("exec-opts") or ()] + (daemon.options("exec-opt") if daemon else [])
+    options = [str(word) for word in found.items("exec-opts")] + (daemon.options("exec-opt") if daemon else [])
     driver = next((word.partition("=")[2] for word in options if word.startswith("native.cgroupdriver=")), "")
     # without a word of the administrator dockerd takes systemd where that runs and cgroups are v2
     wanted = driver == "systemd" or (not driver and host.cgroup_mode == "v2" and host.is_systemd)
@@ -162,7 +162,7 @@ def _asked(host: Host, found: settings.Settings, daemon: Daemon, ours: dict[str,
     """What the daemon answers: whether it knows the runtimes that are configured."""
     import json
 
-    hosts = [*daemon.options("host", "H"), *(found.get("hosts") or ()), f"unix://{SOCKET}"]
+    hosts = [*daemon.options("host", "H"), *map(str, found.items("hosts")), f"unix://{SOCKET}"]
     path = next((str(word).removeprefix("unix://") for word in hosts if str(word).startswith("unix://")), SOCKET)
     id_ = "engine.docker.socket"
     try:

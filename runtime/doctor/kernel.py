@@ -163,7 +163,7 @@ def _pidfd() -> Finding:
 
 def filesystems() -> set[str]:
     """The types of file systems that the kernel has now; modules may bring more."""
-    return {line.split()[-1] for line in text("/proc/filesystems").splitlines() if line.split()}
+    return {line.split()[-1] for line in filter(None, text("/proc/filesystems").split("\n")) if line.split()}
 
 
 def _filesystems() -> Finding:

@@ -102,7 +102,7 @@ def _driver(host: Host, found: settings.Settings) -> Finding:
 
 def _monitor(found: settings.Settings) -> Iterator[Finding]:
     id_, what = "engine.podman.conmon", "engine.conmon_path"
-    paths = [str(path) for path in found.get("engine", "conmon_path") or ()]
+    paths = [str(path) for path in found.items("engine", "conmon_path")]
     there = next((path for path in paths if os.path.exists(path)), "")
     if paths and not there:
         advice = f'below [engine]:\n  conmon_path = ["{entry.beside(entry.MONITOR)}"]'

@@ -28,7 +28,11 @@ def of_journal(journal: dict[str, Any]) -> list[str]:
     if type(pid) is int and journal.get("start_time") and identity.start_time(pid) == journal["start_time"]:
         found.append(f"process {pid}")
     paths = (journal.get("cgroup") or {}).get("paths") or {}
-    there = [path for path in dict.fromkeys(paths.values()) if type(path) is str and os.path.isdir(path)]
+    there = [
+        path
+        for path in dict.fromkeys(paths.values() if type(paths) is dict else ())
+        if type(path) is str and os.path.isdir(path)
+    ]
     if there:
         found.append(f"cgroup {there[0]}" + (f", in {len(there)} hierarchies" if len(there) > 1 else ""))
     return found
@@ -61,8 +65,8 @@ def namespaces(pid: int, saved: dict[str, Any]) -> Iterator[Finding]:
 
 def _mounts(pid: int) -> Finding:
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace", newline="\n") as file:
+            lines = [line for line in file.read().split("\n") if line]
         root = os.readlink(f"/proc/{pid}/root")
     except OSError as error:
         return Finding(NOTE, "container.mounts", "mounts", f"cannot be looked at: {error.strerror}")

@@ -33,6 +33,11 @@ class Settings:
         value = self.get(*names)
         return value if isinstance(value, dict) else {}
 
+    def items(self, *names: str) -> list[Any]:
+        """The list at a path of names, empty where there is none."""
+        value = self.get(*names)
+        return value if isinstance(value, list) else []
+
     def text(self, *names: str) -> str:
         """The string at a path of names, "" where there is none."""
         value = self.get(*names)
@@ -67,7 +72,7 @@ def toml(path: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise Error(f"open {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of int(), which takes no more than 4300 digits
         raise Error(f"{path}: no valid TOML: {error}") from None
 
 
@@ -82,7 +87,7 @@ def json(path: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise Error(f"open {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Error(f"{path}: no valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise Error(f"{path}: no JSON object")
@@ -134,12 +139,14 @@ def containerd(path: str, *, joins: bool) -> Settings:
             if file == path:
                 raise
             raise Error(f"{file}: imported by {found.shown()}, and not there") from None
+        own = Settings()
+        own.values = values
         plugins = merged({}, found.table("plugins"))
         found.values = merged(found.values, values)
         found.files.append(file)
         if not joins:
-            found.values["plugins"] = plugins | (values.get("plugins") or {})
-        for name in values.get("imports") or ():
+            found.values["plugins"] = plugins | own.table("plugins")
+        for name in own.items("imports"):
             whole = os.path.normpath(os.path.join(os.path.dirname(file), str(name)))
             todo += matching(whole) if "*" in whole else [whole]
     return found

@@ -3,7 +3,7 @@
     python runtime/kernel/build.py --out DIR      DIR/runtime/kernel/_kernel.abi3.so and DIR/runtime/kernel/image, planrun beside DIR
                           --bin DIR               planrun (and what the two below make) goes there instead
                           --sanitize              planrun-asan: the hosted interpreter with address and undefined-behaviour sanitizers
-                          --fuzz                  fuzz-plan: the libFuzzer target of tests/fuzz (needs clang)
+                          --fuzz                  fuzz-plan, fuzz-walk, fuzz-front: the libFuzzer targets of tests/fuzz (needs clang)
 
 Any C11 compiler will do, named by CC. What is up to date is not built again: a stamp beside each product holds the digest of
 all that it was made from. Nothing is fetched; cffi must be installed.
@@ -236,6 +236,26 @@ def build_front(work: Path, product: Path, source: Path, *flags: str) -> None:
     install(made, product, *made_from)
 
 
+def build_fuzzers(work: Path, programs: Path) -> None:
+    """The libFuzzer targets of tests/fuzz: the plan's decoder, and two that take a file of ours in as text."""
+    folder = ROOT / "tests" / "fuzz"
+    clang = shlex.split(os.environ.get("FUZZ_CC") or "clang")
+    flags = ["-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+    build_hosted(work, programs / "fuzz-plan", clang, flags, folder / "fuzz_plan.c")
+    for name, source, more in (
+        ("walk", HERE / "resolve.c", ["-ffreestanding", "-Wno-unused-function"]),
+        ("front", ROOT / "shim/containerd/front.c", ["-D_GNU_SOURCE", "-Wno-unused-function"]),
+    ):
+        product, target = programs / f"fuzz-{name}", folder / f"fuzz_{name}.c"
+        made_from = (*sources("exec.c"), source, target, ROOT / "shim/front.h", clang, flags, more)
+        if is_current(product, *made_from):
+            continue
+        made = work / product.name
+        words = [*clang, "-std=c11", "-Wall", "-Wextra", "-Werror", *flags, *more, f"-I{HERE}", f"-I{ROOT / 'shim'}"]
+        run([*words, str(target), "-o", str(made)])
+        install(made, product, *made_from)
+
+
 def build_fronts(work: Path, folder: Path) -> None:
     """One for each face of the shim that an engine waits for."""
     version = re.search(r'^VERSION = "(.+)"$', (ROOT / "shim/conmon/options.py").read_text(), re.M)
@@ -250,7 +270,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory that will hold runtime/kernel/")
     parser.add_argument("--bin", type=Path, help="directory for planrun; by default the one above --out")
     parser.add_argument("--sanitize", action="store_true", help="build planrun-asan too")
-    parser.add_argument("--fuzz", action="store_true", help="build fuzz-plan too, with clang")
+    parser.add_argument("--fuzz", action="store_true", help="build the fuzzers too, with clang")
     options = parser.parse_args()
     folder = options.out.resolve() / "runtime" / "kernel"
     programs = (options.bin or options.out.resolve().parent).resolve()
@@ -270,10 +290,7 @@ def main() -> None:
             inside = [] if "clang" in compiler()[0] else SANITIZERS_INSIDE
             build_hosted(work, programs / "planrun-asan", compiler(), [*SANITIZE, *inside], planrun)
         if options.fuzz:
-            target = ROOT / "tests" / "fuzz" / "fuzz_plan.c"
-            clang = shlex.split(os.environ.get("FUZZ_CC") or "clang")
-            flags = ["-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
-            build_hosted(work, programs / "fuzz-plan", clang, flags, target)
+            build_fuzzers(work, programs)
 
 
 if __name__ == "__main__":

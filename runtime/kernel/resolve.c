@@ -157,7 +157,9 @@ static long walk_all(struct walk *w, u64 resolve, long mode, int follow)
         if (resolve & RESOLVE_NO_XDEV && !is_same_mount(w->dir, w->fd)) return -EXDEV;
         if (is_kind(&st, S_IFLNK) && (follow || *after)) {
             if ((error = walk_link(w, resolve))) return error;
+            // forgotten at once: what is closed at the end would by then be the directory, which may get this number
             close_fd(w->fd);
+            w->fd = -1;
             continue;
         }
         if (!*after) return 0;

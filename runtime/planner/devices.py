@@ -97,7 +97,7 @@ def _device(device: dict[str, Any], where: str, is_bound: bool) -> Iterator[Op]:
         r1="rootfs",
         a=kind | (0o666 if mode is None else mode & 0o7777),
         b=number,
-        c=device.get("uid", 0) | device.get("gid", 0) << 32,
+        c=(device.get("uid") or 0) | (device.get("gid") or 0) << 32,
         flags=FLAG_EXISTS,
         about=about,
         where=where,

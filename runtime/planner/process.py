@@ -230,11 +230,11 @@ def _scheduler(wanted: dict[str, Any]) -> Op:
         _sched_attr.size,
         policy,
         flags,
-        wanted.get("nice", 0),
-        wanted.get("priority", 0),
-        wanted.get("runtime", 0),
-        wanted.get("deadline", 0),
-        wanted.get("period", 0),
+        wanted.get("nice") or 0,
+        wanted.get("priority") or 0,
+        wanted.get("runtime") or 0,
+        wanted.get("deadline") or 0,
+        wanted.get("period") or 0,
     )
     text = wanted["policy"]
     for key in ("nice", "priority", "runtime", "deadline", "period"):
@@ -246,7 +246,7 @@ def _scheduler(wanted: dict[str, Any]) -> Op:
 def _io_priority(wanted: dict[str, Any]) -> Op:
     where = f"{_WHERE}/ioPriority"
     number = _value(linux.IOPRIO_CLASSES, wanted["class"], f"{where}/class")
-    level = wanted.get("priority", 0)
+    level = wanted.get("priority") or 0
     text = f"{wanted['class']} {level}"
     return Op(
         "ioprio", "", text, a=number << linux.IOPRIO_CLASS_SHIFT | level, about=f"set io priority {text}", where=where

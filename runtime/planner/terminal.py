@@ -67,7 +67,7 @@ def _pair(request: Request, plan: Plan) -> Iterator[Op]:
     size = request.console_size
     if not size:
         wanted = request.process.get("consoleSize") or {}
-        size = (wanted.get("height", 0), wanted.get("width", 0))
+        size = (wanted.get("height") or 0, wanted.get("width") or 0)
     yield Op(
         "open-pty", r0="master", r1="pts", r2="terminal", a=size[0], b=size[1], about="open a terminal", where=_WHERE
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from shim.words import one_line
+
 #: conmon's names of levels; a level shows itself and those before
 _LEVELS = (("error", "fatal", "panic"), ("warn", "warning"), ("info",), ("debug",), ("trace",))
 ERROR, WARN, INFO, DEBUG = range(4)
@@ -50,7 +52,8 @@ class Messages:
     def _say(self, level: int, text: str) -> None:
         if level > self.level:
             return
-        line = f"[conmon:{_MARKS[level]}]: {text}\n".encode("utf-8", "surrogateescape")
+        text = "\n".join(one_line(line) for line in text.split("\n"))
+        line = f"[conmon:{_MARKS[level]}]: {text}\n".encode()
         try:
             os.write(2, line)
         except OSError:

@@ -245,7 +245,7 @@ class Monitor:
             with open(self.options.container_pidfile, "rb") as file:
                 self.pid = int(file.read())
             self.pid_fd = os.pidfd_open(self.pid)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             self._fail(f"read pid file {self.options.container_pidfile}: {error}\n".encode())
             return
         self._started()

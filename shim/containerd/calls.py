@@ -53,7 +53,7 @@ def _reason(answer: Answer, path: str, before: int) -> str:
     try:
         with open(path, "rb") as file:
             file.seek(before)
-            lines = file.read().splitlines()
+            lines = file.read().split(b"\n")
     except OSError as error:
         why = f"open {path}: {(error.strerror or '').lower()}"
         return f"unable to retrieve OCI runtime error ({why}): exit status {answer.status}: {printed}"

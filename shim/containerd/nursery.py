@@ -61,7 +61,7 @@ def family(containerd: str, program: str) -> str:
         parts.append(_link(f"/proc/self/ns/{name}"))
     parts += [_text("/proc/self/limits"), _text("/proc/self/attr/current")]
     same = ("Uid", "Gid", "Groups", "Umask", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed", "Mems_allowed")
-    parts += [line for line in _text("/proc/self/status").splitlines() if line.startswith(same)]
+    parts += [line for line in filter(None, _text("/proc/self/status").split("\n")) if line.startswith(same)]
     for path in (program, __file__, os.path.join(os.path.dirname(__file__), "../../packed.bin")):
         try:
             found = os.stat(path)

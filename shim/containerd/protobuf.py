@@ -31,6 +31,8 @@ _DEFAULTS: dict[str, Any] = {"string": "", "bytes": b"", "bool": False, "double"
 _ENTRY: Table = {1: ("key", "string"), 2: ("value", "string")}
 #: how deep unknown groups and messages may nest: Google's library has the same number
 _DEPTH = 100
+#: two bytes are enough for an empty message, and a message of 4 MiB would become a gigabyte of them
+_MOST = 1 << 16
 _MASK_64 = (1 << 64) - 1
 
 
@@ -163,6 +165,8 @@ def _decode(table: Table, data: bytes, at: int, end: int, into: dict[str, Any] |
                 values[name].append(value)
             else:
                 values[name] = value
+        if is_repeated and len(values[name]) > _MOST:
+            raise DecodeError(f"more than {_MOST} of one field")
     return values
 
 

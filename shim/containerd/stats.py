@@ -180,8 +180,9 @@ def metrics_v2(path: str) -> dict[str, Any]:
 def _lines(path: str) -> list[str]:
     """The lines of a file, none where it is not there or its device or controller does not answer."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+            text = file.read().removesuffix("\n")
+        return text.split("\n") if text else []
     except OSError:
         return []
 

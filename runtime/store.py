@@ -110,7 +110,11 @@ class Entry:
         if self._journal_fd < 0:
             self._journal_fd = self._open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         data = (jsonio.dumps(record) + "\n").encode("utf-8", "surrogateescape")
-        if os.write(self._journal_fd, data) != len(data):
+        try:
+            written = os.write(self._journal_fd, data)
+        except OSError as error:
+            raise StateError(f"write {self.path}/journal: {_lower(error)}", errno=error.errno) from None
+        if written != len(data):
             raise StateError(f"write {self.path}/journal: no space left on device")
 
     def journal(self) -> dict[str, Any]:
@@ -138,8 +142,11 @@ class Entry:
         """The contents of a file of the directory, b"" where there is none or it is not an ordinary file."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
-        except OSError:
-            return b""
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return b""
+            # not the same as nothing: a delete that believed the journal to be empty would undo nothing
+            raise StateError(f"open {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
         try:
             if os.fstat(fd).st_mode & 0o170000 != 0o100000:
                 return b""
@@ -148,8 +155,8 @@ class Entry:
                 out.append(data)
                 limit -= len(data)
             return b"".join(out)
-        except OSError:
-            return b""
+        except OSError as error:
+            raise StateError(f"read {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
         finally:
             os.close(fd)
 
@@ -211,8 +218,10 @@ class Entry:
         """Whether init still sleeps on exec.fifo: it alone reads from it, and its exec closes it."""
         try:
             fd = os.open("exec.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return False
+            raise StateError(f"open {self.path}/exec.fifo: {_lower(error)}", errno=error.errno) from None
         os.close(fd)
         return True
 
@@ -234,13 +243,17 @@ class Entry:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise StateError(f"remove {self.path}: {_lower(error)}", errno=error.errno) from None
-            _remove_tree(self.fd)
+            from runtime import emptying
+
+            emptying.empty(self.fd)
             try:
                 os.rmdir(self.path)
             except OSError as again:
                 raise StateError(f"remove {self.path}: {_lower(again)}", errno=again.errno) from None
 
 
+#: what the kernel says of a name that is not there, or not what it should be; of a FIFO, that nobody reads it
+_NOTHING = (errno.ENOENT, errno.ENXIO, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _STATE_TYPES = (
     ("pid", int),
     ("start_time", int),
@@ -270,38 +283,18 @@ def _is_frozen(path: str) -> bool:
         return False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (*_NOTHING, errno.EACCES):
+            return False
+        raise StateError(f"open {path}: {_lower(error)}", errno=error.errno) from None
     try:
         return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False  # removed meanwhile
+        raise StateError(f"read {path}: {_lower(error)}", errno=error.errno) from None
     finally:
         os.close(fd)
-
-
-def _remove_tree(fd: int, depth: int = 0) -> None:
-    """Empty a directory of ours that somebody put things into; by descriptor, following nothing, bounded in depth."""
-    if depth > 16:
-        raise StateError("remove the state directory: nested too deeply")
-    for name in os.listdir(fd):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise StateError(f"remove {name}: {_lower(error)}", errno=error.errno) from None
-            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore
-                if _mount_of(child) != _mount_of(fd):
-                    raise StateError(f"remove the state directory: {name} is a mount point", errno=errno.EBUSY)
-                _remove_tree(child, depth + 1)
-            finally:
-                os.close(child)
-            os.rmdir(name, dir_fd=fd)
-
-
-def _mount_of(fd: int) -> str:
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return file.read().partition("mnt_id:")[2].partition("\n")[0]
 
 
 # -- finding and making ------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class Entry:
         try:
             written = os.write(self._journal_fd, data)
         except OSError as error:
-            raise StateError(f"write {self.path}/journal: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"write {self.path}/journal: {lower(error)}", errno=error.errno) from None
         if written != len(data):
             raise StateError(f"write {self.path}/journal: no space left on device")
 
@@ -136,7 +136,7 @@ class Entry:
         try:
             return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=self.fd)
         except OSError as error:
-            raise StateError(f"open {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"open {self.path}/{name}: {lower(error)}", errno=error.errno) from None
 
     def read(self, name: str, limit: int = 1 << 24) -> bytes:
         """The contents of a file of the directory, b"" where there is none or it is not an ordinary file."""
@@ -146,7 +146,7 @@ class Entry:
             if error.errno in _NOTHING:
                 return b""
             # not the same as nothing: a delete that believed the journal to be empty would undo nothing
-            raise StateError(f"open {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"open {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         try:
             if os.fstat(fd).st_mode & 0o170000 != 0o100000:
                 return b""
@@ -156,7 +156,7 @@ class Entry:
                 limit -= len(data)
             return b"".join(out)
         except OSError as error:
-            raise StateError(f"read {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"read {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         finally:
             os.close(fd)
 
@@ -167,7 +167,7 @@ class Entry:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as error:
-            raise StateError(f"write {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"write {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         finally:
             os.close(fd)
 
@@ -177,7 +177,7 @@ class Entry:
         try:
             os.rename("state.json.new", "state.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
-            raise StateError(f"write {self.path}/state.json: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"write {self.path}/state.json: {lower(error)}", errno=error.errno) from None
         self.state = state
 
     def load(self) -> dict[str, Any] | None:
@@ -221,7 +221,7 @@ class Entry:
         except OSError as error:
             if error.errno in _NOTHING:
                 return False
-            raise StateError(f"open {self.path}/exec.fifo: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"open {self.path}/exec.fifo: {lower(error)}", errno=error.errno) from None
         os.close(fd)
         return True
 
@@ -235,21 +235,21 @@ class Entry:
             except IsADirectoryError:
                 break
             except OSError as error:
-                raise StateError(f"remove {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+                raise StateError(f"remove {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         try:
             os.rmdir(self.path)
         except FileNotFoundError:
             pass
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
-                raise StateError(f"remove {self.path}: {_lower(error)}", errno=error.errno) from None
+                raise StateError(f"remove {self.path}: {lower(error)}", errno=error.errno) from None
             from runtime import emptying
 
             emptying.empty(self.fd)
             try:
                 os.rmdir(self.path)
             except OSError as again:
-                raise StateError(f"remove {self.path}: {_lower(again)}", errno=again.errno) from None
+                raise StateError(f"remove {self.path}: {lower(again)}", errno=again.errno) from None
 
 
 #: what the kernel says of a name that is not there, or not what it should be; of a FIFO, that nobody reads it
@@ -267,7 +267,8 @@ _STATE_TYPES = (
 )
 
 
-def _lower(error: OSError) -> str:
+def lower(error: OSError) -> str:
+    """The kernel's words without their capital."""
     words = error.strerror or str(error)
     return words[:1].lower() + words[1:]
 
@@ -286,13 +287,13 @@ def _is_frozen(path: str) -> bool:
     except OSError as error:
         if error.errno in (*_NOTHING, errno.EACCES):
             return False
-        raise StateError(f"open {path}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"open {path}: {lower(error)}", errno=error.errno) from None
     try:
         return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
     except OSError as error:
         if error.errno == errno.ENODEV:
             return False  # removed meanwhile
-        raise StateError(f"read {path}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"read {path}: {lower(error)}", errno=error.errno) from None
     finally:
         os.close(fd)
 
@@ -326,7 +327,7 @@ def reserve(root: str, id_: str) -> Entry:
         raise Exists(id_) from None
     except OSError as error:
         hint = _ELSEWHERE if os.geteuid() else ""
-        raise StateError(f"make state directory {root}/{id_}: {_lower(error)}", hint, errno=error.errno) from None
+        raise StateError(f"make state directory {root}/{id_}: {lower(error)}", hint, errno=error.errno) from None
     entry = _open_entry(id_, path)
     # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
     if not entry.lock(0.5) or not os.path.exists(path):
@@ -343,7 +344,7 @@ def _check_directory(path: str, what: str = "") -> None:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise StateError(f"{what}{path}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"{what}{path}: {lower(error)}", errno=error.errno) from None
     if info.st_mode & 0o170000 != 0o040000:
         raise StateError(f"{what}{path}: not a directory")
     if info.st_uid not in (0, os.geteuid()):
@@ -359,7 +360,7 @@ def _open_entry(id_: str, path: str) -> Entry:
         raise NotFound(id_) from None
     except OSError as error:
         hint = _ELSEWHERE if error.errno == errno.EACCES else ""
-        raise StateError(f"open {path}: {_lower(error)}", hint, errno=error.errno) from None
+        raise StateError(f"open {path}: {lower(error)}", hint, errno=error.errno) from None
     owner = os.fstat(fd).st_uid
     if owner not in (0, os.geteuid()):
         # a state of somebody else's would have us kill what he cannot, and run his hooks
@@ -381,7 +382,7 @@ def ids(root: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StateError(f"list {root}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"list {root}: {lower(error)}", errno=error.errno) from None
     out = []
     for name in sorted(names):
         try:

@@ -8,6 +8,7 @@ descriptors, and cgroups below the worker's own.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT / "tests/fixtures")]
+import criu  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
 
 TOP = Path("/sys/fs/cgroup")
@@ -62,6 +64,7 @@ class Place:
             self.bundles[name] = self.dir / "bundles" / name
             self.bundles[name].mkdir()
             config = mkrootfs.config(*args)
+            config["ociVersion"] = "1.0.2"  # what old peers know
             config["root"]["path"] = str(rootfs)
             config["linux"] |= {
                 "cgroupsPath": f"/pyrunc-chaos/{token}/{ID}",
@@ -78,10 +81,19 @@ class Place:
         for name in ("out/stdout", "out/init", "out/stderr", "out/trace"):
             (self.dir / name).parent.mkdir(exist_ok=True)
             (self.dir / name).touch()
+        (self.out / "exits").mkdir()
         self.stdin = os.open("/dev/null", os.O_RDONLY)
         self.empty = self.seen()
 
     # -- commands ------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def env(self) -> dict[str, str]:
+        """The environment of every command: a CRIU that works is first in PATH, where there is one."""
+        try:
+            return {"PATH": f"{criu.directory()}:{ENV['PATH']}"}
+        except criu.Unavailable:
+            return ENV
 
     def argv(self, *words: str) -> list[str]:
         return [self.runtime, "--root", str(self.root), *words]
@@ -93,7 +105,7 @@ class Place:
         """
         start = time.monotonic()
         with open(self.out / to, "wb") as out, open(self.out / "stderr", "wb") as err:
-            child = subprocess.Popen(argv, stdin=self.stdin, stdout=out, stderr=err, env=ENV, cwd="/")
+            child = subprocess.Popen(argv, stdin=self.stdin, stdout=out, stderr=err, env=self.env, cwd="/")
             pidfd = os.pidfd_open(child.pid)  # Popen.wait() with a limit sleeps, by up to 50 ms too long
             is_late = not select.select([pidfd], [], [], limit)[0]
             os.close(pidfd)
@@ -287,13 +299,18 @@ def _below(top: Path) -> list[Path]:
     return out
 
 
+#: what a conmon leaves in its caller's directory when it is killed, for the caller
+MONITORS = ("attach", "ctl", "winsz")
+
+
 def _files(top: Path) -> list[str]:
     out = []
     for folder, folders, files in os.walk(top):
         # what all containers of a root share stays: compiled seccomp filters, the directory itself
-        folders[:] = [name for name in folders if name != ":seccomp" and name != ".cache"]
+        folders[:] = [name for name in folders if name not in (":seccomp", ".cache", "out")]
         shared = str(top / "state")
-        out += [f"{folder}/{name}" for name in (*folders, *files) if f"{folder}/{name}" != shared]
+        found = (f"{folder}/{name}" for name in (*folders, *files) if name not in MONITORS)
+        out += [path for path in found if path != shared]
     return out
 
 

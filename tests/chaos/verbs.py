@@ -6,11 +6,13 @@ word, and may have done nothing, a part, or all of it: what then is left is for 
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from place import FACTS, ID, Place
+from place import FACTS, ID, MONITORS, Place
 
 #: exit status of the program that containers and exec run
 STATUS = 7
@@ -29,6 +31,8 @@ class Verb:
     keeps = False
     #: where the output of the command goes: that of what makes a container goes where its init will write
     to = "stdout"
+    #: whether the program is not the runtime but one that comes with ours
+    programs = False
     #: whether init, which waits since `create`, is traced as process 1
     attaches = False
 
@@ -247,6 +251,62 @@ class State(Verb):
         return "" if '"running"' in out else "state: another word"
 
 
+class Shim(Run):
+    """`pyrunc-shim run`: create, start, wait and delete, in children of its own."""
+
+    programs = True
+
+    def argv(self) -> list[str]:
+        words = ["--root", str(self.place.root), "--bundle", self.bundle("short")]
+        return [f"{self.place.runtime}-shim", "run", *words, ID]
+
+
+class Conmon(Verb):
+    """pyrunc-conmon, process 1, and a shell that starts the container when it is told of its pid, as Podman would; the status is
+    that of the container, by way of conmon's exit file."""
+
+    programs = True
+    good = (STATUS,)
+
+    def argv(self) -> list[str]:
+        out = self.place.out
+        words = ["--sync", "--cid", ID, "--cuuid", ID, "--runtime", self.place.runtime, "--log-path", f"{out}/log"]
+        words += ["--bundle", self.bundle("short"), "--exit-dir", f"{out}/exits", "--socket-dir-path", f"{out}/exits"]
+        words += ["--container-pidfile", f"{out}/pid", f"--runtime-arg=--root={self.place.root}"]
+        start = " ".join(self.place.argv("start", ID))
+        script = f"""cd {out}; _OCI_SYNCPIPE=3 {self.place.runtime}-conmon {" ".join(words)} 3>sync & read told <sync || exit 1
+            case $told in *-*) echo "$told" >&2; exit 1;; esac
+            {start} || exit 1; wait; read status <exits/{ID}; [ "$status" ] && exit $status; exit 1"""
+        return ["/bin/sh", "-c", script]
+
+    def ready(self) -> bool:
+        left = [self.place.bundles["short"] / name for name in MONITORS]
+        for path in (*left, *self.place.out.glob("exits/*"), self.place.out / "sync", self.place.out / "pid"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        os.mkfifo(self.place.out / "sync")
+        return True
+
+
+class Checkpoint(Verb):
+    def argv(self) -> list[str]:
+        images = str(self.place.out / "images")
+        return self.place.argv("checkpoint", "--image-path", images, "--work-path", images, ID)
+
+    def ready(self) -> bool:
+        images = self.place.out / "images"
+        images.mkdir(exist_ok=True)
+        for path in images.iterdir():
+            path.unlink()
+        return self.made(start=True)
+
+    def effect(self, out: str, fault: str) -> str:
+        found = (self.place.out / "images" / "inventory.img").exists()
+        return "" if found and self.place.left_process(self.pid) else "checkpoint: no images, or it runs on"
+
+
 VERBS: dict[str, Callable[[Place], Verb]] = {
     "state": State,  # first: what all commands begin with is tried with the quickest
     "create": Create,
@@ -261,4 +321,7 @@ VERBS: dict[str, Callable[[Place], Verb]] = {
     "update": Update,
     "pause": Pause,
     "resume": Resume,
+    "shim": Shim,
+    "conmon": Conmon,
+    "checkpoint": Checkpoint,
 }

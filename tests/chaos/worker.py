@@ -151,10 +151,12 @@ class Worker:
                 return ""  # init was killed when the command had nothing more to do with it
             facts = verb.facts_of_init() if not why and type(verb).__name__ in ("Create", "Start") else ""
             return why or verb.same(facts, fault) if facts else why
-        if process == 0 and number and status in (-number, 128 + number):
+        if process == 0 and number and status == -number:
             return ""
-        if number and verb.good == (7,) and status == 128 + number:
+        if number and status == 128 + number:
             return ""  # the program of the container has ended by it, or init before it
+        if verb.programs and status == 1:
+            return ""  # who has started it says no more
         if status <= 0:
             return f"status {status}"
         if not err.strip():

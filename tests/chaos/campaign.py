@@ -30,24 +30,9 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE)]
 import place as places  # noqa: E402 - found through the path above
 from verbs import VERBS  # noqa: E402 - found through the path above
-from worker import ERRNOS, NAMES, SIGNALS  # noqa: E402 - found through the path above
+from worker import ERRNOS, NAMES, NEVER_FAIL, SIGNALS  # noqa: E402 - found through the path above
 
 OURS = "pyrunc"
-#: these return no error: whoever calls them does not look
-NEVER_FAIL = (
-    "brk",
-    "futex",
-    "exit",
-    "exit_group",
-    "rt_sigreturn",
-    "getpid",
-    "getppid",
-    "gettid",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-)
 #: where one side waits for the other, or makes the other wait
 MEETINGS = ("sendmsg", "recvmsg", "sendto", "recvfrom", "ppoll", "poll", "wait4", "waitid", "flock", "clone", "clone3", "vfork", "execve", "execveat", "pidfd_send_signal")  # fmt: skip
 Point = tuple[str, int, int, str]
@@ -59,6 +44,7 @@ class Workers:
     def __init__(self, runtime: str, count: int, *, hides_unified: bool = False) -> None:
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
         self.words = [*words, sys.executable, str(HERE / "worker.py"), runtime]
+        self.listed: dict[str, Any] = {}
         self.hides = "hide" if hides_unified else "show"
         self.children = [self._start(number) for number in range(count)]
 
@@ -81,6 +67,12 @@ class Workers:
         child.wait()
         self.children[number] = self._start(number)
         return {"status": 0, "name": -1, "said": "", "wrong": ["the worker has died"]}
+
+    def list(self, verb: str) -> Any:
+        """The system calls of a verb, asked for once: [[process, call, number], ...]; an answer of another kind says why not."""
+        if verb not in self.listed:
+            self.listed[verb] = self.ask(0, {"list": verb})
+        return self.listed[verb]
 
     def all(self, points: Iterable[Point]) -> Iterator[tuple[Point, dict[str, Any]]]:
         """Every point with what came of it, in any order."""
@@ -136,7 +128,7 @@ def points(workers: Workers, asked: argparse.Namespace, *, is_ours: bool = True)
         if process and call:
             out += [(verb, int(process), int(call), fault) for fault in faults]
         else:
-            listed = workers.ask(0, {"list": verb})
+            listed = workers.list(verb)
             if not isinstance(listed, list):
                 print(f"{verb}: not tried, since it fails without any fault", file=sys.stderr)
                 continue
@@ -257,9 +249,9 @@ def try_all(runtime: str, path: str, asked: argparse.Namespace) -> dict[str, Tal
         for number, (point, result) in enumerate(workers.all(chosen), 1):
             verb = point[0] + (" signals" if point[3] in SIGNALS else " failures" if point[3] in ERRNOS else " stops")
             tallies.setdefault(verb, Tally()).add(point, result)
-            if sys.stderr.isatty() or number % 1000 == 0:
+            if number % 500 == 0:
                 took = time.monotonic() - start
-                print(f"{runtime}: {number} of {len(chosen)} points, {took:.0f} s", end="\n", file=sys.stderr)
+                print(f"{runtime}: {number} of {len(chosen)} points, {took:.0f} s", file=sys.stderr)
     finally:
         workers.close()
     return dict(sorted(tallies.items()))

@@ -2,16 +2,33 @@
  * one thing at one of them.
  *
  *   -o FILE       what happened, one line each (below)
- *   -p P -n N     at the entry of call N (from 1 on) of process P: the program is 0, others have numbers as they are
- * made -s SIGNAL     send it to that process; SIGKILL has the call not be made -e ERRNO      have the call not be made,
- * and fail with this; close(2) is made, since it closes whatever it says -z MS         let the process go on only after
- * so many milliseconds -a PID        trace this one too, from here on, as process 1 -x NAME       a process that
- * executes a file of this name is left alone from then on; may be repeated -t SECONDS    how long the program may take
+ *
+ *   -p P -n N     at the entry of call N (from 1 on) of process P: the program is 0, others are numbered as they come
+ *
+ *   -s SIGNAL     send it to that process; SIGKILL has the call not be made
+ *
+ *   -e ERRNO      have the call not be made, and fail; close(2) is made, since it closes whatever it says
+ *
+ *   -k NR         where it turns out to be this call, which cannot fail, it does not; may be repeated
+ *
+ *   -z MS         let the process go on only after so many milliseconds
+ *
+ *   -a PID        trace this one too, from here on, as process 1
+ *
+ *   -x NAME       a process that executes a file of this name is left alone from then on; may be repeated
+ *
+ *   -t SECONDS    how long the program may take
+ *
+ * What happened:
  *
  *   call P N NR   without -p: every call
+ *
  *   hit P N NR    the point was reached
+ *
  *   hang          the program was killed because its time was up
+ *
  *   in P NR TEXT  then, for each process there was: the call in which it sleeps, and its command
+ *
  *   end STATUS    how the program ended, as waitpid(2) has it
  *
  * Threads count with their process. Once the point has been reached everybody is let go, so that what follows happens
@@ -56,6 +73,9 @@ static long counts[TASKS];
 static int task_count, process_count;
 static const char *names[NAMES];
 static int name_count;
+
+static unsigned long long keeps[NAMES * 4];
+static int keep_count;
 
 static FILE *out;
 static int at_process = -1, send_signal, hold_ms, is_over, is_started;
@@ -168,9 +188,11 @@ static void set_result(pid_t tid, long result)
 
 static void at_point(struct task *t, long call, unsigned long long nr)
 {
+    is_over = 1;
+    for (int i = 0; fail_with && i < keep_count; i++)
+        if (keeps[i] == nr) return;
     fprintf(out, "hit %d %ld %llu\n", t->process, call, nr);
     fflush(out);
-    is_over = 1;
     if (fail_with) {
         if (nr != SYS_close) skip_call(t->tid);
         t->error = fail_with;
@@ -316,12 +338,13 @@ int main(int argc, char **argv)
     double limit = 10;
     pid_t other = 0;
     int option;
-    while ((option = getopt(argc, argv, "+o:p:n:s:e:z:a:x:t:")) != -1) {
+    while ((option = getopt(argc, argv, "+o:p:n:s:e:k:z:a:x:t:")) != -1) {
         if (option == 'o') out = fopen(optarg, "we");
         if (option == 'p') at_process = atoi(optarg);
         if (option == 'n') at_call = atol(optarg);
         if (option == 's') send_signal = atoi(optarg);
         if (option == 'e') fail_with = atol(optarg);
+        if (option == 'k' && keep_count < NAMES * 4) keeps[keep_count++] = strtoull(optarg, NULL, 10);
         if (option == 'z') hold_ms = atoi(optarg);
         if (option == 'a') other = atoi(optarg);
         if (option == 'x' && name_count < NAMES) names[name_count++] = optarg;

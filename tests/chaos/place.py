@@ -13,6 +13,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -77,7 +78,8 @@ class Place:
             config["process"] |= {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}], "oomScoreAdj": 100}
             edit(config)
             (self.bundles[name] / "config.json").write_text(json.dumps(config))
-        self.cgroups = [path for path in TOP.iterdir() if path.is_dir() and not path.is_symlink()]
+        self.cgroups = [path for path in (TOP, *TOP.iterdir()) if os.path.exists(path / "cgroup.procs")]
+        self.cgroups = [path for path in self.cgroups if os.path.ismount(path)]
         for name in ("out/stdout", "out/init", "out/stderr", "out/trace"):
             (self.dir / name).parent.mkdir(exist_ok=True)
             (self.dir / name).touch()
@@ -207,6 +209,9 @@ class Place:
 
     def close(self) -> None:
         self.tidy()
+        if not os.path.ismount(TOP / "unified"):
+            # where there is no cgroup2, crun makes ordinary directories in its place
+            shutil.rmtree(TOP / "unified/pyrunc-chaos", ignore_errors=True)
         for top in self.cgroups:
             for path in (top / "pyrunc-chaos" / self.token, top / "pyrunc-chaos"):
                 try:

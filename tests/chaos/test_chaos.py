@@ -16,7 +16,7 @@ from worker import NAMES  # noqa: E402 - found through the path above
 
 pytestmark = pytest.mark.requires("root", "x86-64")
 #: how many points of each kind of fault
-POINTS = int(os.environ.get("CHAOS_POINTS", 40))
+POINTS = int(os.environ.get("CHAOS_POINTS", 32))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,6 @@ ONCE = {
 @pytest.mark.parametrize("what", ONCE)
 def test_what_was_wrong_once(workers: campaign.Workers, what: str) -> None:
     verb, process, names, count, fault = ONCE[what]
-    listed = workers.ask(0, {"list": verb})
+    listed = workers.list(verb)
     calls = [number for one, number, nr in listed if one == process and NAMES[nr] in names]
     attempt(workers, [(verb, process, number, fault) for number in calls[-count:]])

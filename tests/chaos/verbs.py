@@ -168,7 +168,7 @@ class Delete(Verb):
 
     def effect(self, out: str, fault: str) -> str:
         left = self.place.left(self.place.empty)
-        return f"delete left {sorted(left)}" if left else ""
+        return f"delete left {left}" if left else ""
 
 
 class Refused(Verb):
@@ -282,7 +282,7 @@ class Conmon(Verb):
     def ready(self) -> bool:
         left = [self.place.bundles["short"] / name for name in MONITORS]
         for path in (*left, *self.place.out.glob("exits/*"), self.place.out / "sync", self.place.out / "pid"):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

@@ -48,8 +48,8 @@ def send_listener(step: Step, fd: int, state: bytes, pid: int) -> None:
     try:
         send(path, fd, jsonio.dumps(message).encode("utf-8", "surrogateescape"))
     except KernelError as error:
-        where = "linux.seccomp.listenerPath"
-        raise KernelError(f"hand over the seccomp listener: {error.attempt}", error.errno, where) from None
+        where = "/linux/seccomp/listenerPath"
+        raise KernelError(f"hand over the seccomp listener: {error.attempt}", error.errno, pointer=where) from None
 
 
 class Terminal:

@@ -272,15 +272,17 @@ class Made:
             status = 0
         launch.status = status
         cgroup = self.making.cgroup
-        limit = cgroup.memory_limit()
+        asked = (((self.making.config.get("linux") or {}).get("resources") or {}).get("memory") or {}).get("limit") or 0
+        limit = cgroup.memory_limit() or asked
+        record = {"code": "oom", "pointer": "/linux/resources/memory/limit" if limit == asked > 0 else ""}
         if cgroup.oom_kills() > oom_kills:
-            return CgroupError(f"init was killed by the memory limit of {steps.in_words(limit)}", code="oom")
-        asked = ((self.making.config.get("linux") or {}).get("resources") or {}).get("memory") or {}
+            why = f"by the memory limit of {steps.in_words(limit)}" if limit else "for want of memory"
+            return CgroupError(f"init was killed {why}", **record)
         is_gone = bool(cgroup.paths) and not os.path.isdir(cgroup.place("memory"))  # type: ignore[union-attr]
-        if is_gone and (asked.get("limit") or 0) > 0:
+        if is_gone and asked > 0:
             # systemd is quick to clean up: nobody can be asked any more
-            words = steps.in_words(asked["limit"])
-            return CgroupError(f"init was killed, by the memory limit of {words} as likely as not", code="oom")
+            words = steps.in_words(asked)
+            return CgroupError(f"init was killed, by the memory limit of {words} as likely as not", **record)
         return KernelError(f"init ended early with {words_for_status(status)}", 32)
 
     # -- handing over, or undoing ----------------------------------------------------------------------------------

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def dotted(pointer: str) -> str:
+    """A JSON pointer (RFC 6901) as a person writes it: linux.resources.memory."""
+    return pointer.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
+
+
 class Error(Exception):
     """Something pyrunc reports to its user: `message` is one line, `hint` a second one where it is certain."""
 
@@ -61,8 +66,8 @@ class ConfigError(Error):
         column: int = 0,
     ) -> None:
         place = f":{line}:{column}" if line else ""
-        dotted = where.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
-        text = f"{source}{place}: {dotted + ': ' if dotted else ''}{why}"
+        name = dotted(where)
+        text = f"{source}{place}: {name + ': ' if name else ''}{why}"
         if clause:
             text += f" [{clause}]"
         super().__init__(text, hint, pointer=where)
@@ -105,9 +110,11 @@ class StatusError(Error):
 
 
 class KernelError(Error):
-    """The kernel refused: `attempt` is what was tried, `errno` why, `place` which op or host step."""
+    """The kernel refused: `attempt` is what was tried, `errno` why, `place` which op or host step, or `pointer` which property."""
 
-    def __init__(self, attempt: str, errno: int, place: str = "", detail: str = "", hint: str = "") -> None:
+    def __init__(
+        self, attempt: str, errno: int, place: str = "", detail: str = "", hint: str = "", pointer: str = ""
+    ) -> None:
         from runtime.system import strerror
 
         # Engines written in Go search for Go's spelling, which has no capital (moby daemon/errors.go, podman
@@ -116,11 +123,11 @@ class KernelError(Error):
         text = f"{attempt}: {words[:1].lower()}{words[1:]}"
         if detail:
             text += f" ({detail})"
-        if place:
-            text += f" [{place}]"
+        if place or pointer:
+            text += f" [{place or dotted(pointer)}]"
         super().__init__(text, hint, errno=errno, op=place, attempt=attempt)
-        if place.startswith(("linux.", "process.")) and ", " not in place:
-            self.record |= {"op": "", "pointer": "/" + place.replace(".", "/")}  # a property, and no op of the plan
+        if pointer:
+            self.record["pointer"] = pointer
         self.attempt = attempt
         self.errno = errno
         self.place = place

@@ -7,6 +7,8 @@ or its end, and the end means that init has died or has become the user's progra
 
 from __future__ import annotations
 
+from errno import EACCES
+
 from runtime import kernel, wire
 from runtime import system as os
 from runtime.errors import Error, KernelError
@@ -95,8 +97,12 @@ class Launch:
         from runtime import refusals
 
         error = wire.failure(self.plan, index, errno, detail or refusals.detail(self.plan, op, errno).encode())
-        if op.name == "exec":
-            error.hint = refusals.of_program(refusals.rootfs_of(self.plan), str(op.s0).partition("\0")[0], errno)
+        if op.name in ("find-exec", "exec"):
+            root, (program, *others) = refusals.rootfs_of(self.plan), str(op.s0).rstrip("\0").split("\0")
+            if errno == EACCES and root and not others:
+                error.hint = refusals.denial(root, program, self.plan)
+            elif op.name == "exec":
+                error.hint = refusals.of_program(root, program, errno)
         if not error.hint and type(error) is KernelError:
             from runtime import unprivileged
 

@@ -11,6 +11,7 @@ import os
 import stat
 from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODEV, ENOENT, ENOEXEC, ENOTDIR, EPERM, ERANGE
 
+from runtime.linux import CLONE_NEWUSER
 from runtime.unprivileged import text
 
 TYPE_CHECKING = False
@@ -49,11 +50,48 @@ def component(path: str, errno: int, root: str = "", *, is_directory: bool = Fal
             if not os.path.exists(shown):
                 return f"{shown} is a symbolic link to {target}, which leads nowhere"
             info = os.stat(shown)
+        if errno == EACCES and not root and not os.access(shown, os.R_OK if is_last else os.X_OK, effective_ids=True):
+            return f"{shown} is not to be {'read' if is_last else 'passed'} by user {os.geteuid()}: {_rights(info)}"
         if errno == ENOTDIR and not stat.S_ISDIR(info.st_mode) and (not is_last or is_directory):
             return f"{shown} is {_KINDS[stat.S_IFMT(info.st_mode)]}"
         if errno == EEXIST and is_last:
             return f"{shown} is {_KINDS[stat.S_IFMT(info.st_mode)]}"
     return ""
+
+
+def _rights(info: os.stat_result) -> str:
+    return f"mode {stat.S_IMODE(info.st_mode):04o} of {info.st_uid}:{info.st_gid}"
+
+
+def denial(root: str, path: str, plan: Plan) -> str:
+    """Which directory the process's user may not pass, or that its program is not to be executed, "" where that cannot be told."""
+    ids = {op.where: op for op in plan.ops if op.name in ("setresuid", "setresgid", "setgroups", "unshare")}
+    if "/process/user/uid" not in ids or any(op.name == "unshare" and op.a & CLONE_NEWUSER for op in plan.ops):
+        return ""  # the ids of a file are others in a user namespace
+    uid, gids = ids["/process/user/uid"].a, [op.a for where, op in ids.items() if where == "/process/user/gid"]
+    if (groups := ids.get("/process/user/additionalGids")) is not None and isinstance(groups.s0, bytes):
+        gids += memoryview(groups.s0).cast("I")
+    parts = [part for part in path.split("/") if part]
+    shown = ""
+    for number, part in enumerate(parts):
+        shown += "/" + part
+        try:
+            info = os.lstat(root + shown)
+        except OSError:
+            return ""
+        is_last = number == len(parts) - 1
+        if not stat.S_ISDIR(info.st_mode) and not (is_last and stat.S_ISREG(info.st_mode)):
+            return ""
+        # path_resolution(7): of three classes the first that fits; root passes everything, and executes what anybody may
+        shift = 6 if info.st_uid == uid else 3 if info.st_gid in gids else 0
+        may = info.st_mode & 0o111 if uid == 0 and is_last else uid == 0 or info.st_mode >> shift & 1
+        if not may:
+            return f"{shown} is not to be {'executed' if is_last else 'passed'} by user {uid}: {_rights(info)}"
+    try:
+        is_noexec = os.statvfs(root + shown).f_flag & os.ST_NOEXEC
+    except OSError:
+        return ""
+    return f"{shown} is on a file system that is mounted noexec" if is_noexec else ""
 
 
 def rootfs_of(plan: Plan) -> str:

@@ -49,7 +49,7 @@ def set_rlimit(step: Step, pid: int) -> None:
         from runtime.refusals import of_rlimit
 
         raise KernelError(
-            f"set {step[1]} to {step[2]}", number or 1, "process.rlimits", hint=of_rlimit(number or 1)
+            f"set {step[1]} to {step[2]}", number or 1, pointer="/process/rlimits", hint=of_rlimit(number or 1)
         ) from None
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from errno import ECHILD, EINVAL, EISDIR, ENOTDIR, ETIMEDOUT
 from struct import Struct
 
-from runtime.errors import Error, ExecError, HookError, KernelError
+from runtime.errors import Error, ExecError, HookError, KernelError, dotted
 from runtime.linux import MOUNT_ATTR_IDMAP
 from runtime.ops import OPS
 from runtime.plan import describe
@@ -155,9 +155,9 @@ def recorded_failure(record: list[str], index: int, errno: int, detail: bytes, r
         # mount(2) says ENOTDIR either way, and docker takes "is a directory" for a program that cannot be run
         errno, text = ENOTDIR, "its place in the root file system is one"
     # the property of config.json first: the number is of use only beside the plan
-    place = where.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
-    error = KernelError(attempt, errno, f"{place}, init {index}" if place else f"init {index}", text)
-    error.record |= {"op": f"init {index}", "pointer": where}
+    place = f"{dotted(where)}, init {index}" if where else f"init {index}"
+    error = KernelError(attempt, errno, place, text, pointer=where)
+    error.record["op"] = f"init {index}"
     return error
 
 

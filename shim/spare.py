@@ -112,17 +112,18 @@ class Spare:
 class Spares:
     """The spares of a shim, one of a kind at most."""
 
-    __slots__ = ("_loop", "_reaper", "_spares")
+    __slots__ = ("_is_over", "_loop", "_reaper", "_spares")
 
     def __init__(self, loop: Loop, reaper: Reaper) -> None:
         self._loop = loop
         self._reaper = reaper
         self._spares: dict[str, Spare] = {}
+        self._is_over = False
 
     def prepare(self, command: str) -> None:
         """Have a child ready for `command`, for a while."""
         kind = KIND[command]
-        if kind not in self._spares:
+        if kind not in self._spares and not self._is_over:
             try:
                 self.adopt(fork(kind))
             except OSError:
@@ -180,8 +181,9 @@ class Spares:
     def end(self) -> None:
         """Have all exit, and return when they have: one that has only just been forked may still hold what is open here.
 
-        For the end of a shim, whose loop turns no more: whoever looks whether a socket of ours is served would find that it is.
+        For the end of a shim: whoever looks whether a socket of ours is served would find that it is. No more is prepared.
         """
+        self._is_over = True
         for spare in self._spares.values():
             # still expected, so that nobody has collected it, and the number is its own
             os.kill(spare.pid, _SIGKILL)

@@ -297,12 +297,16 @@ class Cgroup:
         )
 
     def memory_limit(self) -> int:
-        """Its limit in bytes, 0 for none."""
+        """The lowest limit in bytes of those that hold for it: its own, and of the cgroups above. 0 for none."""
+        limits = [self._limit] if self._limit > 0 else []
         path = self.place("memory")
-        if self._limit > 0 or not path:
-            return max(self._limit, 0)
-        limit = walk.number(f"{path}/{'memory.limit_in_bytes' if self.version == 1 else 'memory.max'}")
-        return limit if 0 < limit < _MAX_LIMIT else 0
+        name = "memory.limit_in_bytes" if self.version == 1 else "memory.max"
+        while path and os.path.exists(f"{path}/{name}"):
+            limit = walk.number(f"{path}/{name}")
+            if 0 < limit < _MAX_LIMIT:
+                limits.append(limit)
+            path = os.path.dirname(path)
+        return min(limits, default=0)
 
     # -- the end of it -----------------------------------------------------------------------------------------------------
 

@@ -227,6 +227,13 @@ class Nursery:
         self._connections[fd] = self._loop.later(_HEAR_S, lambda: self._drop(fd))
         self._loop.watch(fd, select.EPOLLIN, lambda events: self._read(fd))
 
+    def close(self) -> None:
+        """Listen no more: who has asked, and was not heard yet, goes its own way."""
+        for fd in list(self._connections):
+            self._drop(fd)
+        self._loop.forget(self.listener.fileno())
+        self.listener.close()
+
     def _drop(self, fd: int) -> None:
         self._forget(fd)
         os.close(fd)

@@ -106,11 +106,11 @@ class Shim:
     __slots__ = (
         "defects",
         "empty_looks",
+        "has_left",
         "is_over",
         "listener",
         "loop",
         "looking",
-        "nest",
         "nursery",
         "publisher",
         "reaper",
@@ -141,9 +141,8 @@ class Shim:
         )
         self.server = Server(self.loop, listener, SERVICES, METHODS, self.tasks, _defect)
         self.listener = listener
-        self.nest = nest
         self.nursery = Nursery(self.loop, nest) if nest is not None else None
-        self.is_over = False
+        self.is_over = self.has_left = False
         self.defects = 0
         self.loop.on_signal(SIGTERM, self.shut_down)
         self.loop.on_signal(SIGINT, self.shut_down)
@@ -151,6 +150,7 @@ class Shim:
         self.server.deserted = self._watch
         self.server.unheard = self.tasks.unheard
         self.tasks.emptied = self._watch
+        self.tasks.leaving = self.leave
         self.looking: Timer | None = None
         self.empty_looks = 0
         self._watch()
@@ -187,19 +187,30 @@ class Shim:
         self.is_over = True
         self.loop.stop()
 
-    def _end(self) -> None:
+    def leave(self) -> None:
+        """Remove what others would find us by. Once; and before anybody hears that we end.
+
+        containerd runs our program for `delete` as soon as it has the answer to its Shutdown, or the end of its connection, and
+        has its client wait for that: it is over at once where nothing is left (front.c).
+        """
+        if self.has_left or (self.nursery is not None and self.nursery.births):
+            return
+        self.has_left = True
         try:
             # before we stop listening: who finds the file gone makes a new one
             os.unlink(self.start.socket)
         except OSError:
             pass
-        self.server.close()
-        if self.nest is not None:
-            self.nest.close()
+        if self.nursery is not None:
+            self.nursery.close()
             # before we look whether the others have closed it too: a spare of ours is none of them
             self.spares.end()
             if remove_if_dead(self.start.nursery, SOCK_SEQPACKET):
                 remove_abandoned(os.path.dirname(self.start.socket))
+
+    def _end(self) -> None:
+        self.leave()
+        self.server.close()
 
     def _watch(self) -> None:
         """Nobody is connected, or there is no container: look again later."""

@@ -66,6 +66,7 @@ class TaskService:
         "_stop",
         "containers",
         "emptied",
+        "leaving",
     )
 
     def __init__(
@@ -89,6 +90,8 @@ class TaskService:
         self.containers: dict[str, Container | None] = {}
         #: called when the last container is gone
         self.emptied: Callable[[], None] | None = None
+        #: called before a Shutdown that ends us is answered
+        self.leaving: Callable[[], None] | None = None
         #: of those that are being created: set when that is over
         self._creations: dict[str, Later] = {}
 
@@ -358,6 +361,8 @@ class TaskService:
         for made in list(self._creations.values()):
             await made
         if not self.containers:
+            if self.leaving is not None:
+                self.leaving()
             # after the answer
             self._loop.soon(self._stop)
         return {}

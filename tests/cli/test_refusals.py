@@ -10,6 +10,7 @@ import json
 import os
 import re
 
+import hierarchies
 import pytest
 
 pytestmark = [pytest.mark.requires("root"), pytest.mark.differs("its words are others")]
@@ -90,6 +91,15 @@ TABLE = {
         process(args=["/script"]), 'exec: "/script": no such file or directory', "its interpreter /no/interpreter is not there", 2, "/process/args"),
     "a file that is no program": (
         process(args=["/garbage"]), 'exec: "/garbage": exec format error', "it is neither an ELF file nor a script that begins with #! and its interpreter", 8, "/process/args"),
+    "a program behind a directory that its user may not pass": (
+        process(args=["/private/program"], user={"uid": 1000, "gid": 1000}, capabilities={}), 'exec: "/private/program": permission denied', "/private is not to be passed by user 1000: mode 0700 of 0:0", 13, "/process/args/0"),
+    "a program in a directory of one of its groups": (
+        process(args=["/shared/garbage"], user={"uid": 1000, "gid": 1000, "additionalGids": [7, 77]}, capabilities={}), 'exec: "/shared/garbage": permission denied',
+        "/shared/garbage is not to be executed by user 1000: mode 0640 of 0:77", 13, "/process/args/0"),
+    "a program that nobody may execute": (
+        process(args=["/file"]), 'exec: "/file": permission denied', "/file is not to be executed by user 0: mode 0644 of 0:0", 13, "/process/args/0"),
+    "a program that nobody may execute, where ids are others": (
+        with_user(process(args=["/file"])), 'exec: "/file": permission denied', "", 13, "/process/args/0"),
     "a namespace that is not there": (
         join("uts", "PLACE/ns/uts"), "open uts namespace PLACE/ns/uts: no such file or directory (there is no PLACE/ns) [linux.namespaces.5, init N]", "", 2, "/linux/namespaces/5"),
     "a namespace of another kind": (
@@ -122,6 +132,13 @@ def test_what_is_said(name, pyrunc, make, scratch) -> None:
     for program, text in (("script", "#!/no/interpreter -x\n"), ("garbage", "\1\2\3\4")):
         (made.rootfs / program).write_text(text)
         (made.rootfs / program).chmod(0o755)
+    for directory, mode, gid in (("private", 0o700, 0), ("shared", 0o750, 77)):
+        (made.rootfs / directory).mkdir()
+        os.chown(made.rootfs / directory, 0, gid)
+        (made.rootfs / directory).chmod(mode)
+    (made.rootfs / "shared/garbage").write_text("x")
+    os.chown(made.rootfs / "shared/garbage", 0, 77)
+    (made.rootfs / "shared/garbage").chmod(0o640)
     edit(made.config)
     made.config = json.loads(json.dumps(made.config).replace("PLACE", str(made.path)))
     made.write()
@@ -147,4 +164,42 @@ def test_start_says_it_as_well(pyrunc, make) -> None:
     assert (
         error
         == f'start {id_}: exec: "/script": no such file or directory\nhint: its interpreter /no/interpreter is not there\n'
+    )
+
+
+@pytest.fixture
+def limited(make):
+    """A bundle whose cgroup is in one that has a limit of its own."""
+    made = make(None, "/bin/true")
+    above = made.config["linux"]["cgroupsPath"]
+    outer = hierarchies.place(above, "memory")
+    outer.mkdir(parents=True)
+    if hierarchies.VERSION == 2:
+        (outer / "cgroup.subtree_control").write_text("+memory")
+    (outer / ("memory.max" if hierarchies.VERSION == 2 else "memory.limit_in_bytes")).write_text(str(128 << 10))
+    made.config["linux"]["cgroupsPath"] += "/inner"
+    yield made
+    for place in hierarchies.places(above):
+        place.rmdir()
+
+
+# a scope of systemd's is in no directory that we may make
+@pytest.mark.parametrize("whose", ["made"] if hierarchies.MANAGER == "systemd" else ["made", "limited"])
+def test_a_memory_limit_too_small_for_init(whose, request, pyrunc, make, scratch) -> None:
+    """The property is named where it is the config's, and not where the cgroup above has a lower limit."""
+    if whose == "made":
+        made = make(None, "/bin/true")
+        limit = 128 << 10
+    else:
+        made = request.getfixturevalue("limited")
+        limit = 1 << 30
+    made.config["linux"].setdefault("resources", {})["memory"] = {"limit": limit}
+    made.write()
+    log = scratch / "log"
+    error = pyrunc("--log", log, "--log-format", "json", "run", "-b", made, pyrunc.id(), status=1).err
+    assert error.strip().endswith("init was killed by the memory limit of 128 KiB")
+    record = json.loads(log.read_text())
+    assert (record["code"], record.get("pointer", "")) == (
+        "oom",
+        "/linux/resources/memory/limit" if whose == "made" else "",
     )

@@ -191,6 +191,18 @@ def test_the_last_removes_what_nobody_else_knows_of(engine: Engine, bundle: Make
             (SOCKETS / name).unlink(missing_ok=True)
 
 
+def test_who_hears_of_the_end_finds_nothing_left(engine: Engine, bundle: MakeBundle) -> None:
+    """containerd calls `delete` at the answer to its Shutdown: that starts no interpreter, for which its client would wait."""
+    one = engine.start(bundle("true").path, f"a{os.getpid()}")
+    run(one)
+    assert one.wait() == 0
+    one.call("Delete", id=one.id)
+    assert Path(one.path).exists() and nest(engine).exists()
+    one.call("Shutdown", id=one.id)
+    assert not Path(one.path).exists() and not nest(engine).exists()
+    one.wait_until_gone()
+
+
 def test_generations(engine: Engine, bundle: MakeBundle) -> None:
     """One forks the next and ends, over and over: each works, and after a number of them a new one begins."""
     one = engine.start(bundle("true").path, f"g{os.getpid()}-0")

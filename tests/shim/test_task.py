@@ -33,13 +33,15 @@ def engine(leaks: Leaks, scratch: Path) -> Iterator[Engine]:
         if shim.is_alive():
             clean(shim)
     made.close()
+    for shim in made.shims:
+        shim.wait_until_gone()
 
 
 def clean(shim: Shim) -> None:
     """Have all its containers deleted, whatever state they are in."""
     shim.client.close()
     shim.client = Client(shim.path)
-    for id_ in [values["container_id"] for topic, values in shim.engine.events if topic == "/tasks/create"]:
+    for id_ in shim.engine.asked:
         for method, values in (("Kill", {"signal": 9, "all": True}), ("Delete", {})):
             try:
                 shim.call(method, id=id_, **values)

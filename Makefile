@@ -133,7 +133,7 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root test-engines test-guest conformance differential teeth bench bench-guest fuzz specs
+.PHONY: run guest test check check-root test-engines test-guest conformance differential teeth chaos bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -160,12 +160,12 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@cd $(HERE) && $(VENV)/bin/mypy --no-error-summary
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house tests/fuzz/test_inputs.py
 
-check-root: build ## kernel, cli, shim, attacks, a sample of differential: what needs root
+check-root: build ## kernel, cli, shim, attacks, a sample of chaos and of differential: what needs root
 	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
-	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks differential fuzz/test_as_root.py))
+	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks chaos differential fuzz/test_as_root.py))
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).
@@ -214,6 +214,14 @@ teeth: build ## whether the tests of attacks can fail: on builds that are broken
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "teeth needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/attacks/teeth.py $(TEETH)
+
+# Everything there is to try is SAMPLE=0; what is evenly spread over it takes 20 minutes of two processors.
+SAMPLE ?= 12000
+POINTS ?=
+chaos: build ## one fault at each system call of each command, and what is left; POINTS='create:2:137' SAMPLE=500 BENCH_PEERS=runc=/usr/sbin/runc
+	@$(call need,$(DEPS_TEST))
+	@[ "$$(id -u)" = 0 ] || { echo "chaos needs root" >&2; exit 1; }
+	@SAMPLE=$(SAMPLE) POINTS='$(POINTS)' $(PY) $(HERE)/tests/chaos/campaign.py
 
 SECONDS ?= 60
 FUZZERS ?=

@@ -3,7 +3,7 @@
 `make build` stages into build/, `make install` below PREFIX; nothing else differs between the two. What lands:
 
     LIB/{runtime,shim,specs}/   modules and data, the compiled extension, byte code that is never checked against a source
-    BIN/pyrunc ...              launchers of five lines: the interpreter's real path, two directories, one call
+    BIN/pyrunc ...              launchers of a few lines: the interpreter's real path, two directories, one call
 
 Only what changed is written, each file by a rename, so that a test running from build/ never meets half a file. This
 program must need nothing but the standard library: `make install` may run it with the bare interpreter.
@@ -77,9 +77,13 @@ LAUNCHER = """\
 #!{interpreter} -ISXutf8
 import marshal, posix, sys
 sys.path += {path!r}
-code, table = marshal.loads(posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), 65536))
-exec(code)
-from {module}.__main__ import main
+try:
+    code, table = marshal.loads(posix.read(packed := posix.open({packed!r}, posix.O_CLOEXEC), 65536))
+    exec(code)
+    from {module}.__main__ import main
+except (OSError, ImportError, ValueError, EOFError) as error:
+    posix.write(2, f"load the program: {{error}}\\n".encode())
+    posix._exit(1)
 sys.exit(main())
 """
 

@@ -32,10 +32,14 @@ INTERRUPTED = 128 + 2
 
 def main() -> NoReturn:
     """Carry out the command line and end the process."""
-    _open_stdio()
-    # what a careless caller ignores is inherited, and the kernel would collect the status of our children unseen
-    signal(SIGCHLD, SIG_DFL)
-    status = call(sys.argv[1:])
+    try:
+        _open_stdio()
+        # what a careless caller ignores is inherited, and the kernel would collect the status of our children unseen
+        signal(SIGCHLD, SIG_DFL)
+    except OSError as error:
+        status = _report(Error(f"begin: {error.strerror}"), None)
+    else:
+        status = call(sys.argv[1:])
     # Not sys.exit: taking the interpreter apart costs 1 to 2 ms, of which nobody has anything. Nothing is left to
     # flush, since everything here is written with os.write.
     os._exit(status & 0xFF)
@@ -64,6 +68,10 @@ def call(words: list[str]) -> int:
         return _report(Error("out of memory", code="memory"), args)
     except RecursionError:
         return _report(Error("nested too deeply", code="nesting"), args)
+    except (OSError, ImportError) as error:
+        from runtime.cli import bug
+
+        return _report(bug.as_refusal(error), args)
     except Exception as error:
         return _report(_unexpected(error, args), args)
 

@@ -120,7 +120,7 @@ class Made:
             try:
                 os.mkfifo(name, 0o600, dir_fd=self.entry.fd)
             except OSError as error:
-                raise StateError(f"make {self.entry.path}/{name}: {error.strerror}", errno=error.errno) from None
+                raise StateError(f"make {self.entry.path}/{name}: {store.lower(error)}", errno=error.errno) from None
             # opened for both directions, so that neither end waits for the other and no reader means: no init
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fds[{"exec.fifo": "go", "exec.status": "status"}[name]] = os.open(name, flags, dir_fd=self.entry.fd)

@@ -19,6 +19,7 @@ from runtime.linux import POLL_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Outputs = dict[str, str] | None
@@ -56,11 +57,21 @@ def run_all(kind: str, hooks: list[dict[str, Any]], state: bytes, cwd: str, outp
         run(f"{kind}[{index}]", hook, state, cwd, outputs)
 
 
-def run(name: str, hook: dict[str, Any], state: bytes, cwd: str, outputs: Outputs = None) -> None:
-    """Run one hook to its end, for at most its timeout (seconds); `outputs` are the annotations, which may say where its output goes."""
+def run(
+    name: str,
+    hook: dict[str, Any],
+    state: bytes,
+    cwd: str,
+    outputs: Outputs = None,
+    *,
+    limit: float | None = None,
+    on_pid: Callable[[int], None] | None = None,
+) -> None:
+    """Run one hook to its end, for at most its timeout (seconds), or `limit` where it has none; `outputs` are the annotations,
+    which may say where its output goes."""
     path = hook["path"]
     env = list(hook.get("env") or ())
-    timeout = hook.get("timeout")
+    timeout = hook.get("timeout") or limit
     stdin = _state_file(state)
     files = {}
     try:
@@ -80,6 +91,8 @@ def run(name: str, hook: dict[str, Any], state: bytes, cwd: str, outputs: Output
                 )
             finally:
                 os.close(write_fd)
+            if on_pid is not None:
+                on_pid(pid)
             output, status = _watch(pid, read_fd, timeout, before)
         finally:
             os.close(read_fd)

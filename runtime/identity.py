@@ -6,19 +6,29 @@ same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only.
 
 from __future__ import annotations
 
+from errno import EINVAL, ENOENT, ESRCH
+
 from runtime import system as os
+from runtime.errors import KernelError
 
 
 def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot (field 22, proc_pid_stat(5)); 0 if it is gone or a zombie."""
+    """When a process started, in clock ticks since boot (field 22, proc_pid_stat(5)); 0 if it is gone or a zombie.
+
+    KernelError where that cannot be read: whoever took that for gone would remove what is at work.
+    """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return 0
+    except OSError as error:
+        raise KernelError(f"open /proc/{pid}/stat", error.errno or 0) from None
     try:
         text = os.read(fd, 4096)
-    except OSError:
+    except ProcessLookupError:
         return 0
+    except OSError as error:
+        raise KernelError(f"read /proc/{pid}/stat", error.errno or 0) from None
     finally:
         os.close(fd)
     # the name, in parentheses, is the process's own to choose and may hold anything, parentheses too
@@ -73,12 +83,17 @@ def open_process(pid: int, started: int) -> int:
         return -1
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
-        return -1
-    if start_time(pid) == started:
-        return pidfd
-    os.close(pidfd)
-    return -1
+    except OSError as error:
+        if error.errno in (ESRCH, ENOENT, EINVAL):
+            return -1  # gone; or the pid is a thread's by now, for which kernels have had each of these words
+        raise KernelError(f"open process {pid}", error.errno or 0) from None
+    is_same = False
+    try:
+        is_same = start_time(pid) == started
+    finally:
+        if not is_same:
+            os.close(pidfd)
+    return pidfd if is_same else -1
 
 
 def is_this_boot(boot_id: str) -> bool:

@@ -136,8 +136,11 @@ class Launch:
     def _reply(self, errno: int, fd: int = -1) -> None:
         try:
             kernel.reply(self.sock, errno, fd)
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # init is gone: the end of the socket says so, and its status why
+        except OSError as error:
+            # it is there, and would wait for the answer as long as we for its next message
+            raise KernelError("answer init", error.errno or 0) from None
 
     def hang_up(self) -> None:
         """Close the socket; an init that still has work to do ends by itself."""

@@ -51,8 +51,8 @@ OPS: dict[str, tuple[int, str, str]] = {
     "fork": (
         5,
         "{<r0}",
-        "clone3(CLONE_PARENT, into the cgroup r0 where one is given): the old process sends PID(child's pid) and exits 0; the child "
-        "goes on when the parent has answered, so that its first message cannot overtake its pid",
+        "clone3(CLONE_PARENT, into the cgroup r0 where one is given): the old process exits 0; the child sends PID, to which the kernel adds "
+        "the pid that it has outside, and goes on when the parent has answered",
     ),
     "setsid": (6, "", "setsid()"),
     "prctl": (7, "{a:prctl} {b}", "prctl(a, b, c, 0, 0)"),

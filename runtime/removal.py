@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: how long to wait for a process that was killed; one in uninterruptible sleep outlives any signal
 _DEATH_S = 10.0
+#: what a poststop hook without a timeout gets of a delete by force, which has to end: of what a hook fails at the lifecycle says
+#: to warn and go on, and whoever asks for force has nothing left to ask for
+_HOOK_S = 10.0
 
 
 def delete(ctx: lifecycle.Context, id_: str, force: bool = False) -> None:
@@ -45,12 +48,14 @@ def end(ctx: lifecycle.Context, entry: Entry) -> None:
 
 
 def _take_over(entry: Entry, force: bool) -> bool:
-    """Get the lock from a command at work: wait for it, and with `force` take its init away, on which it fails."""
+    """Get the lock from a command at work: wait for it, and with `force` take its init away, on which it fails, and a poststop
+    hook that it waits for."""
     if not force:
         return entry.lock(lifecycle.LOCK_S)
     for _ in range(int(lifecycle.LOCK_S / 0.1)):
         noted = entry.journal()
         kill_and_wait(noted.get("pid", 0), noted.get("start_time", 0), 0.05)
+        kill_and_wait(noted.get("hook_pid", 0), noted.get("hook_start_time", 0), 0.05)
         if entry.lock(0.05):
             return True
     return False
@@ -80,7 +85,7 @@ def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
         _clear_cgroup(ctx, entry, cgroup, force)
     remove_groups(noted)
     if noted.get("has_poststop"):
-        poststop(ctx, entry, noted)
+        poststop(ctx, entry, noted, _HOOK_S if force else None)
     entry.remove()
 
 
@@ -187,8 +192,16 @@ def kill_and_wait(pid: Any, started: Any, seconds: float) -> None:
         os.close(pidfd)
 
 
-def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> None:
+def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any], limit: float | None = None) -> None:
+    """Run the poststop hooks, each for at most its timeout, or `limit` seconds where it has none; one that fails is a warning."""
     from runtime import hooks
+
+    def on_pid(pid: int) -> None:
+        try:
+            # for a delete by force that finds us waiting for it
+            entry.note({"hook_pid": pid, "hook_start_time": identity.start_time(pid)})
+        except Error:
+            pass  # a full or read-only directory must not keep anybody from deleting
 
     try:
         found = hooks.of(lifecycle.config_of(entry), "poststop", entry.path)
@@ -203,6 +216,8 @@ def poststop(ctx: lifecycle.Context, entry: Entry, noted: dict[str, Any]) -> Non
                 lifecycle.hook_state({**noted, "id": entry.id}, status.STOPPED, 0),
                 noted.get("bundle", "/"),
                 noted.get("annotations"),
+                limit=limit,
+                on_pid=on_pid,
             )
         except Error as error:
             # "the remaining hooks and lifecycle continue as if the hook had succeeded" (runtime.md#lifecycle, step 13)

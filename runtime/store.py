@@ -110,7 +110,11 @@ class Entry:
         if self._journal_fd < 0:
             self._journal_fd = self._open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         data = (jsonio.dumps(record) + "\n").encode("utf-8", "surrogateescape")
-        if os.write(self._journal_fd, data) != len(data):
+        try:
+            written = os.write(self._journal_fd, data)
+        except OSError as error:
+            raise StateError(f"write {self.path}/journal: {lower(error)}", errno=error.errno) from None
+        if written != len(data):
             raise StateError(f"write {self.path}/journal: no space left on device")
 
     def journal(self) -> dict[str, Any]:
@@ -132,14 +136,17 @@ class Entry:
         try:
             return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=self.fd)
         except OSError as error:
-            raise StateError(f"open {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"open {self.path}/{name}: {lower(error)}", errno=error.errno) from None
 
     def read(self, name: str, limit: int = 1 << 24) -> bytes:
         """The contents of a file of the directory, b"" where there is none or it is not an ordinary file."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
-        except OSError:
-            return b""
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return b""
+            # not the same as nothing: a delete that believed the journal to be empty would undo nothing
+            raise StateError(f"open {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         try:
             if os.fstat(fd).st_mode & 0o170000 != 0o100000:
                 return b""
@@ -148,8 +155,8 @@ class Entry:
                 out.append(data)
                 limit -= len(data)
             return b"".join(out)
-        except OSError:
-            return b""
+        except OSError as error:
+            raise StateError(f"read {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         finally:
             os.close(fd)
 
@@ -160,7 +167,7 @@ class Entry:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as error:
-            raise StateError(f"write {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"write {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         finally:
             os.close(fd)
 
@@ -170,7 +177,7 @@ class Entry:
         try:
             os.rename("state.json.new", "state.json", src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except OSError as error:
-            raise StateError(f"write {self.path}/state.json: {_lower(error)}", errno=error.errno) from None
+            raise StateError(f"write {self.path}/state.json: {lower(error)}", errno=error.errno) from None
         self.state = state
 
     def load(self) -> dict[str, Any] | None:
@@ -214,8 +221,10 @@ class Entry:
         """Whether init still sleeps on exec.fifo: it alone reads from it, and its exec closes it."""
         try:
             fd = os.open("exec.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return False
+            raise StateError(f"open {self.path}/exec.fifo: {lower(error)}", errno=error.errno) from None
         os.close(fd)
         return True
 
@@ -229,23 +238,25 @@ class Entry:
             except IsADirectoryError:
                 break
             except OSError as error:
-                raise StateError(f"remove {self.path}/{name}: {_lower(error)}", errno=error.errno) from None
+                raise StateError(f"remove {self.path}/{name}: {lower(error)}", errno=error.errno) from None
         try:
             os.rmdir(self.path)
         except FileNotFoundError:
             pass
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
-                raise StateError(f"remove {self.path}: {_lower(error)}", errno=error.errno) from None
-            from runtime import leftovers
+                raise StateError(f"remove {self.path}: {lower(error)}", errno=error.errno) from None
+            from runtime import emptying
 
-            leftovers.remove(self.fd)
+            emptying.empty(self.fd)
             try:
                 os.rmdir(self.path)
             except OSError as again:
-                raise StateError(f"remove {self.path}: {_lower(again)}", errno=again.errno) from None
+                raise StateError(f"remove {self.path}: {lower(again)}", errno=again.errno) from None
 
 
+#: what the kernel says of a name that is not there, or not what it should be; of a FIFO, that nobody reads it
+_NOTHING = (errno.ENOENT, errno.ENXIO, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _STATE_TYPES = (
     ("pid", int),
     ("start_time", int),
@@ -274,7 +285,8 @@ def _is_sound(key: str, value: Any) -> bool:
     return all(type(item) is str for item in inside)
 
 
-def _lower(error: OSError) -> str:
+def lower(error: OSError) -> str:
+    """The kernel's words without their capital."""
     words = error.strerror or str(error)
     return words[:1].lower() + words[1:]
 
@@ -290,10 +302,16 @@ def _is_frozen(path: str) -> bool:
         return False
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (*_NOTHING, errno.EACCES):
+            return False
+        raise StateError(f"open {path}: {lower(error)}", errno=error.errno) from None
     try:
         return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False  # removed meanwhile
+        raise StateError(f"read {path}: {lower(error)}", errno=error.errno) from None
     finally:
         os.close(fd)
 
@@ -327,7 +345,7 @@ def reserve(root: str, id_: str) -> Entry:
         raise Exists(id_) from None
     except OSError as error:
         hint = _ELSEWHERE if os.geteuid() else ""
-        raise StateError(f"make state directory {root}/{id_}: {_lower(error)}", hint, errno=error.errno) from None
+        raise StateError(f"make state directory {root}/{id_}: {lower(error)}", hint, errno=error.errno) from None
     entry = _open_entry(id_, path)
     # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
     if not entry.lock(0.5) or not os.path.exists(path):
@@ -344,7 +362,7 @@ def _check_directory(path: str, what: str = "") -> None:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise StateError(f"{what}{path}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"{what}{path}: {lower(error)}", errno=error.errno) from None
     if info.st_mode & 0o170000 != 0o040000:
         raise StateError(f"{what}{path}: not a directory")
     if info.st_uid not in (0, os.geteuid()):
@@ -360,7 +378,7 @@ def _open_entry(id_: str, path: str) -> Entry:
         raise NotFound(id_) from None
     except OSError as error:
         hint = _ELSEWHERE if error.errno == errno.EACCES else ""
-        raise StateError(f"open {path}: {_lower(error)}", hint, errno=error.errno) from None
+        raise StateError(f"open {path}: {lower(error)}", hint, errno=error.errno) from None
     owner = os.fstat(fd).st_uid
     if owner not in (0, os.geteuid()):
         # a state of somebody else's would have us kill what he cannot, and run his hooks
@@ -382,7 +400,7 @@ def ids(root: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StateError(f"list {root}: {_lower(error)}", errno=error.errno) from None
+        raise StateError(f"list {root}: {lower(error)}", errno=error.errno) from None
     out = []
     for name in sorted(names):
         try:

@@ -39,6 +39,23 @@ def as_error(unexpected: BaseException, args: Args | None = None) -> Error:
     return Error(message, hint, code="internal", bug=f"{number:08x}")
 
 
+def as_refusal(unforeseen: OSError | ImportError) -> Error:
+    """The Error that reports what the kernel, or the loader of programs, has refused where nobody had thought of it: no mistake
+    of ours but that there is no better word for it."""
+    place = ""
+    for frame, line in traceback.walk_tb(unforeseen.__traceback__):
+        if _module(frame).startswith(("runtime", "shim", "specs")):
+            place = f" [{_module(frame)}:{line}]"
+    for text in "".join(traceback.format_exception(unforeseen)).splitlines():
+        log.debug(text)
+    if isinstance(unforeseen, ImportError):
+        return Error(f"load the program: {unforeseen}{place}", code="unforeseen")
+    words = unforeseen.strerror or str(unforeseen) or type(unforeseen).__name__
+    name = f"{unforeseen.filename!s}: " if unforeseen.filename is not None else ""
+    text = f"{name}{words[:1].lower()}{words[1:]}{place}"
+    return Error(text, code="unforeseen", errno=unforeseen.errno or 0)
+
+
 def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "?"))
 

@@ -64,7 +64,10 @@ def receive(sock: int) -> tuple[bytes, int]:
 
 def reply(sock: int, errno: int, fd: int = -1) -> None:
     """Answer a message that waits for one: an errno, 0 for success, and a descriptor."""
-    _checked((_lib or _load()).pyrunc_send(sock, errno.to_bytes(4, "little", signed=True), 4, fd, 0))
+    lib = _lib or _load()
+    while (result := lib.pyrunc_send(sock, errno.to_bytes(4, "little", signed=True), 4, fd, 0)) == -4:
+        pass
+    _checked(result)
 
 
 def connect(path: str, timeout_ms: int) -> int:

@@ -2,6 +2,7 @@
  * System calls that Python has no cheap name for: descriptors over sockets, device programs, and a few more.
  */
 #include "calls.h"
+#include "plan.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -47,10 +48,11 @@ void close_on_exec(unsigned first)
 
 union control {
     struct cmsghdr header;
-    char space[CMSG_SPACE(sizeof(int))];
+    char space[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 };
 
-/* Read one message: (descriptor + 1) << 32 | length. */
+/* Read one message: (descriptor + 1) << 32 | length. Of a process that says that it is there (plan.h), its pid becomes
+ * the value: the sender's as the kernel has it, in our pid namespace. */
 int64_t pyrunc_receive(int sock, char *data, size_t size)
 {
     union control control;
@@ -62,9 +64,14 @@ int64_t pyrunc_receive(int sock, char *data, size_t size)
     if (n < 0 && errno == ECONNRESET) n = recvmsg(sock, &message, MSG_CMSG_CLOEXEC);
     if (n < 0) return -errno;
     int fd = -1;
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
-        memcpy(&fd, CMSG_DATA(head), sizeof(fd));
+    struct ucred sender = {0, 0, 0};
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_level != SOL_SOCKET) continue;
+        if (head->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(head), sizeof(fd));
+        if (head->cmsg_type == SCM_CREDENTIALS) memcpy(&sender, CMSG_DATA(head), sizeof(sender));
+    }
+    struct message *said = (void *)data;
+    if ((size_t)n >= sizeof(*said) && sender.pid && said->kind == PID) said->value = sender.pid;
     return (int64_t)(fd + 1) << 32 | n;
 }
 
@@ -81,7 +88,7 @@ int pyrunc_send(int sock, const char *data, size_t size, int fd, int timeout_ms)
     if (fd >= 0) {
         memset(&control, 0, sizeof(control));
         message.msg_control = &control;
-        message.msg_controllen = sizeof(control);
+        message.msg_controllen = CMSG_SPACE(sizeof(int));
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
         control.header.cmsg_len = CMSG_LEN(sizeof(int));

@@ -77,7 +77,8 @@ static long answer(int *fd)
     do
         n = sys(recvmsg, m.sock, &h, MSG_CMSG_CLOEXEC);
     while (n == -EINTR);
-    if (n <= 0) sys(exit_group, 1);
+    if (n == 0) sys(exit_group, 1); // the parent is gone
+    if (n < 0) fail(n);
     *fd = h.control_length >= sizeof(size_t) + 3 * sizeof(int) && passed.type == SCM_RIGHTS ? passed.fd : -1;
     return n != sizeof(error) || error < 0 || error > 4095 ? -EBADMSG : -error;
 }
@@ -218,9 +219,13 @@ static long op_fork(const struct op *o)
     if (is_hidden) pid = sys(clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
     if (pid < 0) return pid;
     if (pid) {
-        tell(PID, (s32)pid, "", 0, -1);
-        sys(exit_group, 0);
+        for (;;)
+            sys(exit_group, 0);
     }
+    // The child itself says that it is there, and the kernel adds which pid it has outside (SCM_CREDENTIALS). If we
+    // were to say it and died before, the child would wait for ever for an answer, and the launcher for the end of a
+    // socket the child holds.
+    tell(PID, 0, "", 0, -1);
     long error = answer(&given);
     close_fd(given);
     if (error || !is_hidden || o->r0 == NO_REGISTER) return error;
@@ -301,9 +306,11 @@ static long op_bounding(const struct op *o)
     for (u32 cap = 0; cap <= o->b && cap < 64; cap++) {
         if (o->a >> cap & 1) continue;
         long error = sys(prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
-        if (error == -EINVAL) break; // this kernel has no more of them
+        if (!error) continue;
         // without CAP_SETPCAP nothing can be dropped, and what is not in the set need not be
-        if (error && sys(prctl, PR_CAPBSET_READ, cap, 0, 0, 0) != 0) return error;
+        long is_in = sys(prctl, PR_CAPBSET_READ, cap, 0, 0, 0);
+        if (error == -EINVAL && is_in == -EINVAL) break; // this kernel has no more of them
+        if (is_in != 0) return error;
     }
     return 0;
 }

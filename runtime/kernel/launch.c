@@ -73,6 +73,7 @@ static int arrange(struct child *c)
         int from = c->standard[fd], flags = from == fd ? fcntl(fd, F_GETFD) : 0;
         // a program that opens a file must not find it to be its standard output; one of our own may have got the
         // number
+        if (flags < 0 && errno != EBADF) return -1;
         if (flags) from = open("/dev/null", O_RDWR | O_CLOEXEC);
         if (from < 0 || (from != fd && dup3(from, fd, 0) < 0)) return -1;
         if (from == fd && fcntl(fd, F_SETFD, 0)) return -1;
@@ -95,10 +96,13 @@ static int run_child(void *argument)
     if (arrange(c) == 0) {
         // Python ignores SIGPIPE and SIGXFSZ, callers others; what is ignored stays so across execve. By system call,
         // since libc keeps two signals for itself.
+        long failed = 0;
         for (int signal = 1; signal <= 64; signal++)
-            syscall(SYS_rt_sigaction, signal, standard, NULL, 8L);
+            if (signal != SIGKILL && signal != SIGSTOP) failed |= syscall(SYS_rt_sigaction, signal, standard, NULL, 8L);
         uint64_t none = 0;
-        syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8L);
+        failed |= syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8L);
+        // a program that finds a signal ignored or blocked may never end by it
+        if (failed) goto failure;
         number[i] = 0;
         do
             number[--i] = (char)('0' + n % 10);
@@ -117,6 +121,7 @@ static int run_child(void *argument)
             execve(p, argv, envp);
         }
     }
+failure:
     c->error = errno;
     _exit(127);
 }
@@ -139,6 +144,9 @@ int64_t pyrunc_launch(const char *plan, size_t length, const int *fds, int count
     const int image_fd = c.image;
     result = plan_fd = unchangeable("pyrunc-plan", MFD_NOEXEC_SEAL, plan, length);
     if (result >= 0) result = error_or(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+    // for PID, see pyrunc_receive
+    const int yes = 1;
+    if (result >= 0) result = error_or(setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes)));
     char *stack = NULL;
     if (result >= 0) {
         stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);

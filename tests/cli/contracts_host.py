@@ -238,13 +238,16 @@ def _launch(a: Account, text: str) -> None:
 
 @line(HOST, "hook")
 def _hook(a: Account, text: str) -> None:
-    """A child in a session of its own that becomes the program, started in the bundle."""
-    _, path = text.split(" ", 1)
+    """A child in a session of its own that becomes the program, started in the bundle; a delete by force may look for that of poststop
+    in the journal."""
+    kind, path = text.split(" ", 1)
     call = a.take("clone")
     becomes(a, call, path, may=("setsid", "fchdir"))
     assert call.child is not None
     if not any(c.name == "fchdir" and a.names["bundle"] in c.args[0] for c in call.child.until_exec()):
         a.fail("a program in the bundle's directory")
+    if kind.startswith("poststop/"):
+        a.take("write", lambda c: "hook_pid" in c.text(1), lambda c: c.name == "openat" and c.text(1) == "journal")
 
 
 @line(HOST, "hook-state")

@@ -114,15 +114,15 @@ def _fifo(a: Account, text: str) -> None:
 
 @line(INIT, "fork")
 def _fork(a: Account, text: str) -> None:
-    """A child, which goes on; the old process says its pid and ends."""
-    role = text.removeprefix("<- ")
+    """A child, which says that it is there and goes on; the old process ends."""
+    role, said = text.removeprefix("<- "), (2, a.line["index"])
     call = a.take(
         "clone3 clone", lambda c: "CLONE_PARENT" in c.shown and ("CLONE_INTO_CGROUP" in c.shown) == bool(role)
     )
-    a.take("sendmsg", lambda c: message(c) == (2, a.line["index"]))
     a.finish()
     assert call.child is not None
     a.calls, a.at = call.child.calls, 0
+    a.take("sendmsg", lambda c: message(c) == said)
     a.pids.append(call.child.pid)
 
 

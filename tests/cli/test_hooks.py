@@ -388,3 +388,19 @@ def test_hooks_of_the_config_of_create_are_run_by_delete(pyrunc, hooked, log):
     made.write()
     pyrunc("delete", "--force", id_)
     assert (log / "poststop").read_text() == "right\n"
+
+
+@pytest.mark.differs("it waits for ever, and so does whoever deletes by force meanwhile")
+def test_a_poststop_hook_that_hangs_is_no_obstacle_to_force(pyrunc, hooked, log, until):
+    """Also while another delete waits for it: that one goes on then, with a warning."""
+    made = hooked({"poststop": [shell(f"echo $$ >> {log}/pids; exec sleep 1000"), shell(f"touch {log}/second")]})
+    id_ = pyrunc.id()
+    pyrunc("run", "-d", "-b", made, id_)
+    until(lambda: pyrunc.state(id_)["status"] == "stopped", "the program has ended")
+    first = pyrunc.popen("delete", id_)
+    until(lambda: (log / "pids").exists() and (log / "pids").read_text().endswith("\n"), "the hook runs")
+    pyrunc("delete", "--force", id_)
+    assert first.wait(20) == 0
+    assert not pyrunc.exists(id_) and sorted(os.listdir(log)) == ["pids", "second"]
+    for pid in (log / "pids").read_text().split():
+        until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the hook has ended")

@@ -164,10 +164,10 @@ def test_a_command_loads_its_own_module_only(traced: dict[str, set[str]]) -> Non
         assert loaded & commands == {f"runtime.cli.{name}"}
 
 
-def test_the_launcher_is_seven_lines() -> None:
+def test_the_launcher_is_eleven_lines() -> None:
     """-I, -S and UTF-8 whatever the locale is, the interpreter's real path, no generated entry script (they import re)."""
     lines = LAUNCHER.read_text().splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 11
     assert lines[0] == f"#!{os.path.realpath(lines[0][2:].split()[0])} -ISXutf8"
 
 

@@ -212,6 +212,7 @@ class Done:
 def _launch_sanitized(plan: bytes, fds: list[int], first_fd: int, standard: Sequence[int]) -> tuple[int, int]:
     """What kernel.launch does, for planrun-asan."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     plan_fd = os.memfd_create("plan")
     os.write(plan_fd, plan)
     os.lseek(plan_fd, 0, 0)

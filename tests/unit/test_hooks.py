@@ -72,6 +72,12 @@ def test_a_timeout_ends_the_whole_session(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
 
 
+def test_a_limit_is_for_hooks_that_have_no_timeout(tmp_path: Path) -> None:
+    with pytest.raises(HookError, match="no end after 0.2 s"):
+        hooks.run("poststop[0]", {"path": script(tmp_path, "exec sleep 300")}, b"", "/", limit=0.2)
+    hooks.run("poststop[0]", {"path": script(tmp_path, "sleep 0.3"), "timeout": 60}, b"", "/", limit=0.2)
+
+
 def test_a_child_that_holds_the_output_does_not_hold_us(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     path = script(tmp_path, f"sleep 300 & echo $! > {mark}")

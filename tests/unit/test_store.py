@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runtime import identity, store
-from runtime.errors import Exists, NotFound, StateError, UsageError
+from runtime.errors import Exists, KernelError, NotFound, StateError, UsageError
 
 STATE = {
     "version": store.VERSION, "id": "web", "pid": 0, "start_time": 0, "boot_id": "", "bundle": "/b", "rootfs": "/b/r",
@@ -170,6 +172,39 @@ def test_open_process_refuses_what_is_not_meant() -> None:
     fd = identity.open_process(me, started)
     assert fd >= 0
     os.close(fd)
+
+
+def without_descriptors(attempt: Callable[[], object]) -> str:
+    """What a function raises where nothing can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        attempt()
+    except (StateError, KernelError) as error:
+        return error.message
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    return ""
+
+
+def test_what_cannot_be_looked_at_is_not_taken_for_gone() -> None:
+    """Or a running container would be stopped, and deleted without force."""
+    me = os.getpid()
+    started = identity.start_time(me)
+    assert "too many open files" in without_descriptors(lambda: identity.start_time(me))
+    assert "too many open files" in without_descriptors(lambda: identity.open_process(me, started))
+
+
+def test_what_cannot_be_read_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """Or a delete would believe that there is nothing to undo."""
+    entry = store.reserve(str(tmp_path), "web")
+    entry.note({"pid": 5})
+    started = identity.start_time(os.getpid())
+    entry.save(STATE | {"pid": os.getpid(), "start_time": started, "freezer": "/proc/self/stat"})
+    os.mkfifo(tmp_path / "web/exec.fifo")
+    for attempt in (entry.journal, entry.load, entry.status, entry.is_waiting):
+        assert "too many open files" in without_descriptors(attempt), attempt.__name__
+    entry.close()
 
 
 def test_a_zombie_is_gone() -> None:

@@ -1,4 +1,4 @@
-"""Empties a state directory that somebody has put things into. Cold: no container of ours leaves anything there but its files."""
+"""Emptying a state directory that somebody has put things into, which happens to few and is loaded for those alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime import system as os
 from runtime.errors import StateError
 
 
-def remove(fd: int, depth: int = 0) -> None:
+def empty(fd: int, depth: int = 0) -> None:
     """Empty a directory of ours that somebody put things into; by descriptor, following nothing, bounded in depth."""
     if depth > 16:
         raise StateError("remove the state directory: nested too deeply")
@@ -17,15 +17,13 @@ def remove(fd: int, depth: int = 0) -> None:
             os.unlink(name, dir_fd=fd)
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise StateError(
-                    f"remove {name}: {(error.strerror or str(error)).lower()}", errno=error.errno
-                ) from None
+                raise StateError(f"remove {name}: {os.strerror(error.errno or 0)}", errno=error.errno) from None
             child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
                 # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore
                 if _mount_of(child) != _mount_of(fd):
                     raise StateError(f"remove the state directory: {name} is a mount point", errno=errno.EBUSY)
-                remove(child, depth + 1)
+                empty(child, depth + 1)
             finally:
                 os.close(child)
             os.rmdir(name, dir_fd=fd)

@@ -94,7 +94,9 @@ def _run(args: Args, words: list[str]) -> int:
 def _unexpected(error: Exception, args: Args | None) -> Error:
     if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
         # anything that is imported may be what there is no descriptor for, and what explains mistakes as well
-        return Error(f"open {error.filename or 'a descriptor'}: too many open files", "the limit is ulimit -n", errno=error.errno)
+        return Error(
+            f"open {error.filename or 'a descriptor'}: too many open files", "the limit is ulimit -n", errno=error.errno
+        )
     if isinstance(error, OSError) and error.errno == ENOSYS:
         from runtime.refusals import missing
 

@@ -12,7 +12,7 @@ import time
 
 from runtime import cgroups, foreground, identity, lifecycle, removal, seccomp, steps, store, wire
 from runtime import system as os
-from runtime.errors import CgroupError, Error, KernelError, StateError
+from runtime.errors import CgroupError, Error, KernelError, StateError, lower
 from runtime.launch import Launch, words_for_status
 from runtime.making import IDLE, Making
 
@@ -120,7 +120,7 @@ class Made:
             try:
                 os.mkfifo(name, 0o600, dir_fd=self.entry.fd)
             except OSError as error:
-                raise StateError(f"make {self.entry.path}/{name}: {store.lower(error)}", errno=error.errno) from None
+                raise StateError(f"make {self.entry.path}/{name}: {lower(error)}", errno=error.errno) from None
             # opened for both directions, so that neither end waits for the other and no reader means: no init
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fds[{"exec.fifo": "go", "exec.status": "status"}[name]] = os.open(name, flags, dir_fd=self.entry.fd)

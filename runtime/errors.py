@@ -30,6 +30,12 @@ def dotted(pointer: str) -> str:
     return pointer.strip("/").replace("/", ".").replace("~1", "/").replace("~0", "~")
 
 
+def lower(error: OSError) -> str:
+    """The kernel's words without their capital."""
+    words = error.strerror or str(error)
+    return words[:1].lower() + words[1:]
+
+
 class Error(Exception):
     """Something pyrunc reports to its user: `message` is one line, `hint` a second one where it is certain."""
 

@@ -22,7 +22,7 @@ import time
 
 from runtime import jsonio
 from runtime import system as os
-from runtime.errors import Error, Exists, NotFound, StateError, UsageError
+from runtime.errors import Error, Exists, NotFound, StateError, UsageError, lower
 from runtime.identity import is_this_boot, start_time
 from runtime.status import CREATED, CREATING, PAUSED, RUNNING, STOPPED
 
@@ -91,7 +91,9 @@ class Entry:
             if time.monotonic() >= deadline:
                 return False
             # flock(2) has no time limit of its own; a blocking call could hang on a creating process for ever
-            _nap(pause)
+            import select
+
+            select.select((), (), (), pause)
             pause = min(pause * 2, 0.05)
 
     def is_locked(self) -> bool:
@@ -283,18 +285,6 @@ def _is_sound(key: str, value: Any) -> bool:
         return bool(-1 < value < 1 << (31 if key == "pid" else 63))  # pid_t, and clock ticks
     inside = value if kind is list else value.values() if key == "annotations" else ()
     return all(type(item) is str for item in inside)
-
-
-def lower(error: OSError) -> str:
-    """The kernel's words without their capital."""
-    words = error.strerror or str(error)
-    return words[:1].lower() + words[1:]
-
-
-def _nap(seconds: float) -> None:
-    import select
-
-    select.select((), (), (), seconds)
 
 
 def _is_frozen(path: str) -> bool:

@@ -197,12 +197,9 @@ class Entry:
             raise StateError(error.message, code="broken-state") from None
         if type(state) is not dict or state.get("version") != VERSION or state.get("id") != self.id:
             raise StateError(f"{self.path}/state.json: not a state of this container and version", code="broken-state")
-        for key, kind in _STATE_TYPES:
-            if not _is_sound(key, state.get(key)):
+        for key, kind in _KINDS.items():
+            if (key not in _OPTIONAL or state.get(key) is not None) and not _is_sound(key, state.get(key)):
                 raise StateError(f"{self.path}/state.json: {key}: not {kind.__name__}", code="broken-state")
-        for key in _OPTIONAL_TYPES:
-            if state.get(key) is not None and not _is_sound(key, state[key]):
-                raise StateError(f"{self.path}/state.json: {key}: not as it was written", code="broken-state")
         self.state = state
         return state
 
@@ -259,21 +256,13 @@ class Entry:
 
 #: what the kernel says of a name that is not there, or not what it should be; of a FIFO, that nobody reads it
 _NOTHING = (errno.ENOENT, errno.ENXIO, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-_STATE_TYPES = (
-    ("pid", int),
-    ("start_time", int),
-    ("boot_id", str),
-    ("bundle", str),
-    ("rootfs", str),
-    ("created", str),
-    ("freezer", str),
-    ("cgroup", dict),
-    ("namespaces", list),
-)
-_OPTIONAL_TYPES: dict[str, type] = {
-    "ociVersion": str, "annotations": dict, "tail": dict, "resources": dict, "resctrl": list, "resctrl_class": str,
+#: of the state, and of the journal where it has the same
+_KINDS: dict[str, type] = {
+    "pid": int, "start_time": int, "boot_id": str, "bundle": str, "rootfs": str, "created": str, "freezer": str,
+    "cgroup": dict, "namespaces": list, "ociVersion": str, "annotations": dict, "tail": dict, "resources": dict,
+    "resctrl": list, "resctrl_class": str,
 }  # fmt: skip
-_KINDS: dict[str, type] = {**dict(_STATE_TYPES), **_OPTIONAL_TYPES}
+_OPTIONAL = ("ociVersion", "annotations", "tail", "resources", "resctrl", "resctrl_class")
 
 
 def _is_sound(key: str, value: Any) -> bool:
@@ -334,8 +323,8 @@ def reserve(root: str, id_: str) -> Entry:
     except FileExistsError:
         raise Exists(id_) from None
     except OSError as error:
-        hint = _ELSEWHERE if os.geteuid() else ""
-        raise StateError(f"make state directory {root}/{id_}: {lower(error)}", hint, errno=error.errno) from None
+        why = f"make state directory {root}/{id_}: {lower(error)}"
+        raise StateError(why, _ELSEWHERE if os.geteuid() else "", errno=error.errno) from None
     entry = _open_entry(id_, path)
     # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
     if not entry.lock(0.5) or not os.path.exists(path):

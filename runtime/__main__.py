@@ -68,10 +68,6 @@ def call(words: list[str]) -> int:
         return _report(Error("out of memory", code="memory"), args)
     except RecursionError:
         return _report(Error("nested too deeply", code="nesting"), args)
-    except (OSError, ImportError) as error:
-        from runtime.cli import bug
-
-        return _report(bug.as_refusal(error), args)
     except Exception as error:
         return _report(_unexpected(error, args), args)
 
@@ -105,7 +101,7 @@ def _unexpected(error: Exception, args: Args | None) -> Error:
         return Error(f"use {calls}: function not implemented", missing(calls), errno=error.errno)
     from runtime.cli import bug
 
-    return bug.as_error(error, args)
+    return bug.as_refusal(error) if isinstance(error, (OSError, ImportError)) else bug.as_error(error, args)
 
 
 def _timed(args: Args) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from runtime import system as os
-from runtime.errors import StateError
+from runtime.errors import StateError, lower
 
 
 def empty(fd: int, depth: int = 0) -> None:
@@ -17,7 +17,7 @@ def empty(fd: int, depth: int = 0) -> None:
             os.unlink(name, dir_fd=fd)
         except OSError as error:
             if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise StateError(f"remove {name}: {os.strerror(error.errno or 0)}", errno=error.errno) from None
+                raise StateError(f"remove {name}: {lower(error)}", errno=error.errno) from None
             child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
                 # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore

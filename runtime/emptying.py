@@ -7,12 +7,18 @@ import errno
 from runtime import system as os
 from runtime.errors import StateError, lower
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
-def empty(fd: int, depth: int = 0) -> None:
-    """Empty a directory of ours that somebody put things into; by descriptor, following nothing, bounded in depth."""
+
+def empty(fd: int, but: Collection[str] = (), depth: int = 0) -> None:
+    """Empty a directory of ours that somebody put things into, but of some names; by descriptor, following nothing, bounded in depth."""
     if depth > 16:
         raise StateError("remove the state directory: nested too deeply")
     for name in os.listdir(fd):
+        if name in but:
+            continue
         try:
             os.unlink(name, dir_fd=fd)
         except OSError as error:
@@ -23,7 +29,7 @@ def empty(fd: int, depth: int = 0) -> None:
                 # what somebody has bound in here is not ours to empty: runc does that with a rootfs, for a restore
                 if _mount_of(child) != _mount_of(fd):
                     raise StateError(f"remove the state directory: {name} is a mount point", errno=errno.EBUSY)
-                empty(child, depth + 1)
+                empty(child, (), depth + 1)
             finally:
                 os.close(child)
             os.rmdir(name, dir_fd=fd)

@@ -229,6 +229,11 @@ class Entry:
 
     def remove(self) -> None:
         """Remove the directory and all in it; the last thing of a delete, so that it can be repeated until then."""
+        if not set(_FILES).issuperset(os.listdir(self.fd)):
+            from runtime import emptying
+
+            # first: where that fails, what is left is a container's directory still
+            emptying.empty(self.fd, _FILES)
         for name in _FILES:
             try:
                 os.unlink(name, dir_fd=self.fd)

@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE)]
 import place as places  # noqa: E402 - found through the path above
-from verbs import VERBS  # noqa: E402 - found through the path above
+from commands import VERBS  # noqa: E402 - found through the path above
 from worker import ERRNOS, NAMES, NEVER_FAIL, SIGNALS  # noqa: E402 - found through the path above
 
 OURS = "pyrunc"
@@ -136,6 +136,7 @@ def points(workers: Workers, asked: argparse.Namespace, *, is_ours: bool = True)
             out += [
                 (verb, one, number, fault)
                 for one, number, nr in listed
+                if one >= getattr(VERBS[verb], "first_process", 0)
                 if (one or number > begun) and (not process or one == int(process))
                 for fault in faults
                 if fault not in ERRNOS or NAMES.get(nr) not in NEVER_FAIL

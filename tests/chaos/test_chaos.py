@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def attempt(workers: campaign.Workers, points: list[campaign.Point]) -> None:
     tally = campaign.Tally()
     for point, result in workers.all(points):
         tally.add(point, result)
-    assert points and tally.bad == []
+    assert points and not tally.bad, json.dumps(tally.bad, indent=1)
 
 
 @pytest.mark.slow

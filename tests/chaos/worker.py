@@ -19,10 +19,12 @@ import sys
 from typing import Any
 
 import place as places
+from commands import VERBS, Verb
 from place import HANG_S, ID, Place
-from verbs import VERBS, Verb
 
 SIGNALS = ("KILL", "TERM", "INT")
+#: what is none of ours goes its own way: programs of containers, and CRIU, which hangs where it is traced itself
+OTHERS = ("busybox", "true", "criu", "ld-linux-x86-64.so.2")
 ERRNOS = ("ENOSYS", "EPERM", "EINVAL", "ENOENT", "EIO", "ENOMEM", "EMFILE", "ENOSPC", "EINTR")
 #: these return no error: whoever calls them does not look
 NEVER_FAIL = (
@@ -108,7 +110,8 @@ class Worker:
         """The verb under faults.c: what that tells, line by line as words; exit status and output of the command."""
         trace = self.place.out / "trace"
         trace.write_text("")
-        words = [self.faults, "-o", str(trace), "-x", "busybox", "-x", "true", "-t", str(HANG_S), *options]
+        others = [word for name in OTHERS for word in ("-x", name)]
+        words = [self.faults, "-o", str(trace), *others, "-t", str(HANG_S), *options]
         if verb.attaches:
             words += ["-a", str(verb.pid)]
         status, out, err, _ = self.place.run([*words, *verb.argv()], 4 * HANG_S, verb.to)

@@ -6,7 +6,6 @@ word, and may have done nothing, a part, or all of it: what then is left is for 
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +30,8 @@ class Verb:
     keeps = False
     #: where the output of the command goes: that of what makes a container goes where its init will write
     to = "stdout"
+    #: of which process on points are tried
+    first_process = 0
     #: whether the program is not the runtime but one that comes with ours
     programs = False
     #: whether init, which waits since `create`, is traced as process 1
@@ -266,6 +267,8 @@ class Conmon(Verb):
     that of the container, by way of conmon's exit file."""
 
     programs = True
+    #: a monitor whose shell is gone goes on: as with Podman, somebody else has to end that container
+    first_process = 1
     good = (STATUS,)
 
     def argv(self) -> list[str]:
@@ -273,20 +276,21 @@ class Conmon(Verb):
         words = ["--sync", "--cid", ID, "--cuuid", ID, "--runtime", self.place.runtime, "--log-path", f"{out}/log"]
         words += ["--bundle", self.bundle("short"), "--exit-dir", f"{out}/exits", "--socket-dir-path", f"{out}/exits"]
         words += ["--container-pidfile", f"{out}/pid", f"--runtime-arg=--root={self.place.root}"]
-        start = " ".join(self.place.argv("start", ID))
-        script = f"""cd {out}; _OCI_SYNCPIPE=3 {self.place.runtime}-conmon {" ".join(words)} 3>sync & read told <sync || exit 1
+        start, delete = (" ".join(self.place.argv(*words)) for words in (("start", ID), ("delete", "--force", ID)))
+        script = f"""cd {out}; _OCI_SYNCPIPE=3 {self.place.runtime}-conmon {" ".join(words)} 3>&1 >/dev/null | {{
+            read told || exit 1
             case $told in *-*) echo "$told" >&2; exit 1;; esac
-            {start} || exit 1; wait; read status <exits/{ID}; [ "$status" ] && exit $status; exit 1"""
+            {start} || {{ {delete}; exit 1; }}
+            }} || exit 1; read status <exits/{ID}; [ "$status" ] && exit $status; exit 1"""
         return ["/bin/sh", "-c", script]
 
     def ready(self) -> bool:
         left = [self.place.bundles["short"] / name for name in MONITORS]
-        for path in (*left, *self.place.out.glob("exits/*"), self.place.out / "sync", self.place.out / "pid"):
+        for path in (*left, *self.place.out.glob("exits/*"), self.place.out / "pid"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        os.mkfifo(self.place.out / "sync")
         return True
 
 

@@ -90,7 +90,7 @@ class Podman:
         self.lab, self.command = lab, command
 
     def __call__(self, *words: str | Path, **more: Any) -> Said:
-        if words[0] in ("build", "bud"):
+        if words and words[0] in ("build", "bud"):
             more.setdefault("timeout", 240)  # many containers and layers
         done = self.lab.run(*self.command, *words, **more)
         return Said(done.argv, done.status, done.out, done.err)

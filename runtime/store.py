@@ -229,7 +229,11 @@ class Entry:
 
     def remove(self) -> None:
         """Remove the directory and all in it; the last thing of a delete, so that it can be repeated until then."""
-        if not set(_FILES).issuperset(os.listdir(self.fd)):
+        try:
+            names = os.listdir(self.fd)
+        except OSError:
+            names = []  # without a descriptor for it: rmdir says it too
+        if not set(_FILES).issuperset(names):
             from runtime import emptying
 
             # first: where that fails, what is left is a container's directory still

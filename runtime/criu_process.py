@@ -186,8 +186,11 @@ class Criu:
     def _send(self, message: dict[str, Any]) -> None:
         try:
             self._socket.send(criu.encode(criu.REQUEST, message))
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # it has ended: its last words, or its status, say why
+        except OSError as error:
+            # it would wait for the request as long as we for its answer
+            raise KernelError("ask criu", error.errno or 0) from None
 
     def _receive(self, name: str, waits: bool) -> tuple[dict[str, Any], int]:
         poll = select.poll()

@@ -210,6 +210,9 @@ def fork_child(run: Callable[[], int], *, dies_with_us: bool = True) -> int:
             status = NOT_EXECUTABLE
             try:
                 status = _shed(parent if dies_with_us else 0) or run()
+            except (OSError, ImportError) as error:
+                # a call that fails without a word cannot be told from a runtime that says nothing
+                _say(f"prepare a child: {_words(error) if isinstance(error, OSError) else error}")
             finally:
                 # Whatever happened: a child must never return into the loop, a second shim on the same descriptors.
                 os._exit(status & 0xFF)

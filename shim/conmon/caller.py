@@ -84,9 +84,12 @@ class Caller:
     def close(self) -> None:
         """There will be no more."""
         for fd in (self.sync_fd, self.attach_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.sync_fd = self.attach_fd = -1
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)
+        self.sync_fd, self.attach_fd = (-1 if held == fd else held for held in (self.sync_fd, self.attach_fd))
 
     def _report(self, old_key: str, number: int, message: bytes = b"") -> None:
         answer = f'{{"{old_key if self.is_legacy else "data"}": {number}'
@@ -103,6 +106,6 @@ class Caller:
         try:
             for at in range(0, len(text), _PACKET_BYTES):
                 os.write(fd, text[at : at + _PACKET_BYTES])
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                raise
+        except OSError:
+            # gone, or not to be told: then the end of the pipe is what it hears, and it does not wait for more
+            self._drop(fd)

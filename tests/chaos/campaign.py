@@ -136,7 +136,7 @@ def points(workers: Workers, asked: argparse.Namespace, *, is_ours: bool = True)
             out += [
                 (verb, one, number, fault)
                 for one, number, nr in listed
-                if one >= getattr(VERBS[verb], "first_process", 0)
+                if one not in getattr(VERBS[verb], "others", ())
                 if (one or number > begun) and (not process or one == int(process))
                 for fault in faults
                 if fault not in ERRNOS or NAMES.get(nr) not in NEVER_FAIL

@@ -30,8 +30,8 @@ class Verb:
     keeps = False
     #: where the output of the command goes: that of what makes a container goes where its init will write
     to = "stdout"
-    #: of which process on points are tried
-    first_process = 0
+    #: processes that are none of ours
+    others: tuple[int, ...] = ()
     #: whether the program is not the runtime but one that comes with ours
     programs = False
     #: whether init, which waits since `create`, is traced as process 1
@@ -267,8 +267,8 @@ class Conmon(Verb):
     that of the container, by way of conmon's exit file."""
 
     programs = True
-    #: a monitor whose shell is gone goes on: as with Podman, somebody else has to end that container
-    first_process = 1
+    #: its shells: a monitor whose caller is gone goes on, as with Podman, and somebody else has to end that container
+    others = (0, 2)
     good = (STATUS,)
 
     def argv(self) -> list[str]:

@@ -11,7 +11,7 @@ import zlib
 from types import FrameType
 
 from runtime import log
-from runtime.errors import Error, StateError
+from runtime.errors import Error, StateError, dotted, lower
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def as_error(unexpected: BaseException, args: Args | None = None) -> Error:
     ]
     number = zlib.crc32(repr([kind, *(step[:2] for step in steps)]).encode())
     place = f" in {steps[-1][0]}:{steps[-1][2]}" if steps else ""
-    for line in "".join(traceback.format_exception(unexpected)).splitlines():
-        log.debug(line)
+    _tell(unexpected)
     message = f"internal error {number:08x}{place}: {kind}: {unexpected}".rstrip(": ")
     hint = "" if log.is_debug() else "run again with --debug for the traceback"
     return Error(message, hint, code="internal", bug=f"{number:08x}")
@@ -46,14 +45,18 @@ def as_refusal(unforeseen: OSError | ImportError) -> Error:
     for frame, line in traceback.walk_tb(unforeseen.__traceback__):
         if _module(frame).startswith(("runtime", "shim", "specs")):
             place = f" [{_module(frame)}:{line}]"
-    for text in "".join(traceback.format_exception(unforeseen)).splitlines():
-        log.debug(text)
+    _tell(unforeseen)
     if isinstance(unforeseen, ImportError):
         return Error(f"load the program: {unforeseen}{place}", code="unforeseen")
-    words = unforeseen.strerror or str(unforeseen) or type(unforeseen).__name__
     name = f"{unforeseen.filename!s}: " if unforeseen.filename is not None else ""
-    text = f"{name}{words[:1].lower()}{words[1:]}{place}"
-    return Error(text, code="unforeseen", errno=unforeseen.errno or 0)
+    words = lower(unforeseen) or type(unforeseen).__name__
+    return Error(f"{name}{words}{place}", code="unforeseen", errno=unforeseen.errno or 0)
+
+
+def _tell(error: BaseException) -> None:
+    """Write the traceback to the debug log."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        log.debug(line)
 
 
 def _module(frame: FrameType) -> str:
@@ -74,7 +77,7 @@ def _damage(args: Args) -> Error | None:
         name = f"{entry.path}/config.json"
         found = [finding for finding in bundle.findings(entry.read("config.json"), name) if finding.severity == "error"]
         for finding in found[:1]:
-            where = finding.pointer.strip("/").replace("/", ".")
+            where = dotted(finding.pointer)
             why = (
                 f"{finding.why}: expected {finding.expected}, found {finding.found}"
                 if finding.expected

@@ -52,17 +52,19 @@ def points(pid):
         return [line.split()[4] for line in file]
 
 
-def of_host():
-    """What is mounted on the host, but for the root file systems that tests beside this one have bound to themselves."""
-    return [point for point in points("self") if not re.search(r"/pyrunc-test-[^/]+/bundle\d+/rootfs$", point)]
+def of_host(place):
+    """What is mounted on the host that could be of this test; tests beside it mount as well, each in a place of its own."""
+    outside = [point for point in points("self") if point.split("/")[1] in {"new", "t", "alias", "place"}]
+    inside = [point for point in points("self") if point.startswith(f"{place}/")]
+    return outside + [point for point in inside if not re.search(r"/bundle\d+/rootfs$", point)]
 
 
 # -- add ------------------------------------------------------------------------------------------------------------------
 
 
-def test_add_is_seen_by_who_runs_already(running, change, source):
+def test_add_is_seen_by_who_runs_already(running, change, source, scratch):
     box = running()
-    before, host = points(box.pid), of_host()
+    before, host = points(box.pid), of_host(scratch)
     change(
         "add",
         box,
@@ -76,7 +78,7 @@ def test_add_is_seen_by_who_runs_already(running, change, source):
     answers = box.each("read /new/deep/file", "read /new/file", "mkdir /new/deep/x", "mkdir /t/x")
     assert [one.get("text", one.get("data")) for one in answers[:2]] == ["of the host"] * 2, answers
     assert [one["errno"] for one in answers[2:]] == ["EROFS", "EROFS"], answers
-    assert of_host() == host
+    assert of_host(scratch) == host
 
 
 def test_add_what_an_object_holds(running, change, source):
@@ -301,14 +303,14 @@ def test_words_and_states(pyrunc, running, scratch, source):
         assert pyrunc("mounts", *words, status=1).err
 
 
-def test_without_a_mount_namespace(running, change, source):
+def test_without_a_mount_namespace(running, change, source, scratch):
     def edit(config):
         config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "mount"]
         del config["linux"]["maskedPaths"], config["linux"]["readonlyPaths"]
 
-    host = of_host()
+    host = of_host(scratch)
     done = change("add", running(edit), entry("/new", source), status=1)
-    assert "no mount namespace of its own" in done.err and of_host() == host
+    assert "no mount namespace of its own" in done.err and of_host(scratch) == host
 
 
 # -- a container that is not to be trusted -----------------------------------------------------------------------------------
@@ -320,10 +322,10 @@ def test_a_destination_through_a_link_stays_inside(running, change, source, scra
     outside.mkdir()
     box = running()
     (box.bundle.rootfs / "alias").symlink_to(link.format(outside))
-    host = of_host()
+    host = of_host(scratch)
     change("add", box, entry("/alias/x", source), entry("/alias", "t", type="tmpfs"))
     assert f"{outside}/x" in points(box.pid) and str(outside) in points(box.pid)
-    assert not os.listdir(outside) and of_host() == host
+    assert not os.listdir(outside) and of_host(scratch) == host
 
 
 def test_a_destination_that_changes_all_the_time(running, change, source, scratch):
@@ -347,14 +349,14 @@ def test_a_destination_that_changes_all_the_time(running, change, source, scratc
 
     thread = threading.Thread(target=swap)
     thread.start()
-    host = of_host()
+    host = of_host(scratch)
     try:
         for _ in range(40):
             box.pyrunc("mounts", "add", box.id, document(scratch, entry("/place/x", source)), status=None)
     finally:
         done.set()
         thread.join()
-    assert not os.listdir(outside) and of_host() == host
+    assert not os.listdir(outside) and of_host(scratch) == host
 
 
 def document(scratch, *entries):

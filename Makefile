@@ -99,7 +99,7 @@ $(BUILD)/.kernel: $(KERNEL) $(VENV)/.installed
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel
 	@mv $@.new $@
 
-$(BUILD)/.staged: $(STAGED) $(LIST) $(HERE)/stage.py $(BUILD)/.kernel
+$(BUILD)/.staged: $(STAGED) $(LIST) $(HERE)/stage.py $(HERE)/shim/containerd/warm.txt $(BUILD)/.kernel
 	@touch $@.new
 	@$(PY) -I $(HERE)/stage.py --lib $(LIB) --bin $(BUILD)/bin --kernel $(BUILD)/kernel --interpreter $(PY) \
 	    --site "$$($(PY) -I -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"

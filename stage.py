@@ -20,6 +20,7 @@ import py_compile
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,12 +202,16 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
         name: compile(tree, origin, "exec", dont_inherit=True, optimize=2) for name, (origin, tree) in modules.items()
     }
     deps = {name: tuple(dict.fromkeys(imports(tree, modules))) for name, (_, tree) in modules.items()}
+    warm = {line for line in (SOURCE / "shim/containerd/warm.txt").read_text().split("\n") if line[:1] not in ("", "#")}
+    if gone := warm - {place_of(code, final) for module in compiled.values() for code in functions(module)}:
+        raise SystemExit(f"shim/containerd/warm.txt: no such function: {', '.join(sorted(gone))}")
     table: dict[str, tuple[str, int, int, tuple[str, ...], int]] = {}
     codes = b""
     for group in groups(deps):
-        # in one piece, in which every name that several modules use stands once
-        piece = marshal.dumps(tuple(compiled[name] for name in group))
-        for index, name in enumerate(group):
+        # in one piece, in which every name that several modules use stands once, and before all what a shim writes to
+        ahead = [code for name in group for code in functions(compiled[name]) if place_of(code, final) in warm]
+        piece = marshal.dumps(((values(ahead), tuple(ahead)), *(compiled[name] for name in group)))
+        for index, name in enumerate(group, 1):
             table[name] = (modules[name][0], len(codes), len(piece), deps[name], index)
         codes += piece
     boot = compiled["runtime.packed"]
@@ -216,6 +221,36 @@ def packed(lib: Path, final: Path, wanted: dict[Path, Path]) -> bytes:
     if len(head) > 65536:
         raise SystemExit("packed.bin: the head has outgrown what a launcher reads")
     return head + codes
+
+
+def functions(code: CodeType) -> Iterator[CodeType]:
+    """The code of all functions in a module's."""
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield one
+            yield from functions(one)
+
+
+def place_of(code: CodeType, top: Path) -> str:
+    """Where a function is, as a line of warm.txt."""
+    return f"{os.path.relpath(code.co_filename, top)} {code.co_qualname}"
+
+
+def values(codes: list[CodeType]) -> tuple[object, ...]:
+    """The names and constants of functions, each once: unmarshalled together they lie together, apart from what is not used."""
+    found: dict[int, object] = {}
+
+    def add(one: object) -> None:
+        if isinstance(one, tuple):
+            for each in one:
+                add(each)
+        elif isinstance(one, (str, bytes)):
+            found.setdefault(id(one), one)
+
+    for code in codes:
+        add(code.co_names)
+        add(code.co_consts)
+    return tuple(found.values())
 
 
 def groups(deps: dict[str, tuple[str, ...]]) -> list[list[str]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
 
-    #: file, place and length of a piece, the modules of ours that it imports when it is loaded, its number in the piece
+    #: file, place and length of a piece, the modules of ours that it imports when it is loaded, its number in the piece from 1
     Entry = tuple[str, int, int, tuple[str, ...], int]
     table: dict[str, Entry | int]
     packed: int
@@ -89,7 +89,10 @@ class Packed:
             setattr(sys.modules[parent], last, module)
 
     def code(self, entry: Entry) -> CodeType:
-        """A module's code. What the same commands need is one piece, read when the first of it is asked for."""
+        """A module's code. What the same commands need is one piece, read when the first of it is asked for.
+
+        The first of a piece is no module: it is there to be unmarshalled before the others (stage.py).
+        """
         _, place, length, _, number = entry
         piece = self.pieces.get(place)
         if piece is None:

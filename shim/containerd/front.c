@@ -255,9 +255,9 @@ static int stand_in(char *launcher, char **argv)
     pid_t pid = fork();
     if (pid < 0) return -1;
     if (pid == 0) {
-        int fd = dup(ends[1]); /* the one that exec leaves open */
+        have_spare(launcher, spare); /* first: it must not have the end by which we are heard */
+        int fd = dup(ends[1]);       /* the one that exec leaves open */
         snprintf(number, sizeof number, "%d", fd);
-        have_spare(launcher, spare);
         words[0] = launcher, words[1] = "-front", words[2] = number;
         words[3] = "-spare", words[4] = spare;
         memcpy(words + 5, argv + 1, (size_t)count * sizeof *argv);

@@ -33,7 +33,7 @@ from _socket import (
 from _struct import pack
 
 from runtime.texts import lines, text
-from shim.containerd.sockets import peer_of, remove_if_dead
+from shim.containerd.sockets import digest, peer_of, remove_if_dead
 from shim.descriptors import received
 
 TYPE_CHECKING = False
@@ -55,8 +55,6 @@ _FDS = 2
 
 def family(containerd: str, program: str) -> str:
     """A digest of all that a forked shim has from the one that forks it, and could have got otherwise from `start`'s caller."""
-    from shim.containerd.bootstrap import digest
-
     parts = [_PROTOCOL, containerd, program, str(os.getpriority(os.PRIO_PROCESS, 0))]
     for name in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"):
         parts.append(_link(f"/proc/self/ns/{name}"))

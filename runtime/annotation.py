@@ -21,8 +21,8 @@ HONOURED, REFUSED, IGNORED = "honoured", "refused", "ignored"
 #: name -> (what becomes of it, what it does, or why it is not done)
 KNOWN: dict[str, tuple[str, str]] = {
     "run.oci.keep_original_groups": (HONOURED, "the supplementary groups of the caller are kept, whatever additionalGids says"),
-    "run.oci.hooks.stdout": (HONOURED, "file that standard output of hooks is appended to, of those that run outside the container"),
-    "run.oci.hooks.stderr": (HONOURED, "file that standard error of hooks is appended to, of those that run outside the container"),
+    "run.oci.hooks.stdout": (HONOURED, "file of the host that standard output of hooks is appended to"),
+    "run.oci.hooks.stderr": (HONOURED, "file of the host that standard error of hooks is appended to"),
     "run.oci.mount_context_type": (HONOURED, "which mount option linux.mountLabel is given by: context, fscontext, defcontext, rootcontext"),
     "run.oci.timens_offset": (HONOURED, "CLOCK SECONDS NANOSECONDS of a new time namespace, where linux.timeOffsets says nothing"),
     "run.oci.pidfd_receiver": (HONOURED, "socket that is sent a pidfd of init, as by --pidfd-socket"),
@@ -39,15 +39,17 @@ KNOWN: dict[str, tuple[str, str]] = {
     ),
     "run.oci.systemd.force_cgroup_v1": (
         IGNORED,
-        "a host of cgroup v1 or hybrid has the hierarchy of systemd in any mount of type cgroup, and one of v2 alone lets nobody mount it",
+        "a host of cgroup v1 or hybrid has the hierarchy of systemd in any mount of type cgroup; on one of v2 alone somebody would have to add it, "
+        "for a systemd of before 2016",
     ),
     "run.oci.systemd.subgroup": (
         IGNORED,
-        "the container is in the scope itself: nothing of the runtime is in there beside it that it would have to be kept from",
+        "the container is in the scope itself, as with crun where this is empty: nothing is in there beside it that it would have to be kept from",
     ),
     "run.oci.delegate-cgroup": (
         IGNORED,
-        "the cgroup of a container with a user and a cgroup namespace is delegated as it is, where /sys/fs/cgroup can be written",
+        "the cgroup of a container with a user and a cgroup namespace is delegated as it is, where /sys/fs/cgroup can be written; whoever manages "
+        "cgroups in there makes one for itself",
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from runtime import cgroups, foreground, identity, lifecycle, removal, seccomp, 
 from runtime import system as os
 from runtime.errors import CgroupError, Error, KernelError, StateError, lower
 from runtime.launch import Launch, words_for_status
-from runtime.making import IDLE, Making
+from runtime.making import IDLE, Making, hook_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Made:
         for step, _ in making.plan.host:
             if step[0] == "launch":
                 self._launch()
-            elif step[1][0] == "$":
+            elif step[1][0] == "$" or step[0] == "open":
                 self._own_step(step)
             else:
                 self._cgroup_step(step)
@@ -90,9 +90,8 @@ class Made:
 
     def _launch(self) -> None:
         making = self.making
-        inherited = [self.fds[name] for name in making.plan.inherited]
-        stdio = getattr(making.options, "stdio", None)
-        self.launch = Launch(making.plan, inherited, self._doers(), self._on_pid, stdio)
+        fds, stdio = [self.fds[name] for name in making.plan.inherited], getattr(making.options, "stdio", None)
+        self.launch = Launch(making.plan, fds, self._doers(), self._on_pid, stdio)
         for fd in self.fds.values():
             os.close(fd)
         self.fds.clear()
@@ -107,6 +106,8 @@ class Made:
         elif kind == "keep":
             assert self.making.filter is not None
             seccomp.keep(self.making.filter, self.making.ctx.cache_dir)
+        elif kind == "open":
+            self.fds[value] = hook_output(target)
         elif kind == "mkdir" and name:
             os.mkdir(name, 0o755, dir_fd=self.entry.fd)
             if not self.making.waits:
@@ -215,8 +216,7 @@ class Made:
         self.has_run_hooks = True
         fd = os.memfd_create("state", os.MFD_CLOEXEC)
         # runtime.md#state: a hook that runs in the container is told the pid as it is seen there
-        pid = identity.innermost_pid(launch.pid)
-        os.write(fd, lifecycle.hook_state(self.saved, step[1] or "created", pid))
+        os.write(fd, lifecycle.hook_state(self.saved, step[1] or "created", identity.innermost_pid(launch.pid)))
         return fd
 
     def _console(self, step: Step, launch: Launch, given: int) -> int:

@@ -75,7 +75,7 @@ def run(
     stdin = _state_file(state)
     files = {}
     try:
-        files = {fd: _file(name, path) for fd, path in _paths(outputs)}
+        files = {fd: open_output(name, path) for fd, path in _paths(outputs)}
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         # what interrupts us waits until there is somebody who kills the hook for it
         before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ENDING) & _signal.valid_signals()
@@ -123,7 +123,8 @@ def _paths(outputs: Outputs) -> list[tuple[int, str]]:
     return [(fd, path) for fd, path in found if path]
 
 
-def _file(name: str, path: str) -> int:
+def open_output(name: str, path: str) -> int:
+    """The file that an output of a hook is appended to, made where it is missing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         fd = os.open(path, flags, 0o700)

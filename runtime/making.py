@@ -6,6 +6,7 @@ from runtime import annotation, bundle, cgroups, inherited, lifecycle, planner, 
 from runtime import system as os
 from runtime.host import Host
 from runtime.plan import check
+from runtime.planner.hooks import outputs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Making:
             own.append((("mkdir", "$STATE/notify", "0755"), ""))
         if self.waits:
             own += [(("mkfifo", "$STATE/exec.fifo", "0600"), ""), (("mkfifo", "$STATE/exec.status", "0600"), "")]
+        own += [(("open", path, register), "") for register, path in outputs(self.config)]
         # from here on two are at work: init does its ops up to the first question while the cgroup is made
         own.append((("launch", "pyrunc init", ""), "kill"))
         noted: Step = ("note", "$STATE/journal", "pid, start_time")
@@ -143,6 +145,13 @@ class Making:
         if kind == "pidfd" and not path:
             path = annotation.get(self.config, "pidfd_receiver")
         return [(kind, path, "")] if path else []
+
+
+def hook_output(path: str) -> int:
+    """The file that hooks in a container write to, opened here: they could not name it."""
+    from runtime import hooks
+
+    return hooks.open_output("hooks in the container", path)
 
 
 def cgroup_host(host: Host, rootless: str) -> Host:

@@ -204,8 +204,9 @@ OPS: dict[str, tuple[int, str, str]] = {
     # -- the user's programs ---------------------------------------------------------------------------------------
     "run-hook": (
         49,
-        "{s0}{a:timeout}",
-        "fork and execve(s0, s1: arguments (b of them), s2: environment (c)) in a session of its own with r0 rewound as standard input; wait at most a ms, "
+        "{s0}{a:timeout}{>r1}{>r2}",
+        "fork and execve(s0, s1: arguments (b of them), s2: environment (c)) in a session of its own with r0 rewound as standard input, and r1 and r2 as "
+        "standard output and error where they are given; wait at most a ms, "
         'then kill the session; failure: ETIMEDOUT, or ECHILD with "exit status N" or "signal N" and the end of its output as detail',
     ),
     "home": (
@@ -226,7 +227,8 @@ OPS: dict[str, tuple[int, str, str]] = {
     "close-range": (
         53,
         "from {a}",
-        "close every descriptor from the first after the preserved ones, but for r0, r1 and r2 (given a number, kept close-on-exec)",
+        "close every descriptor from the first after the preserved ones, but for r0, r1, r2 and the first b registers, which the launcher has "
+        "filled (given a number, kept close-on-exec)",
     ),
     "inherit": (
         55,

@@ -256,7 +256,7 @@ _READS = {
     "fspick": ("r1",), "fsconfig": ("r0", "r1"), "fsmount": ("r0",), "open-tree": ("r1",), "move-mount": ("r0", "r1"),
     "mount-setattr": ("r0", "r1"), "copy-up": ("r0", "r1"), "mask": ("r0", "r1"), "readonly": ("r1",),
     "pivot-root": ("r0",), "chroot": ("r0",), "chdir": ("r1",), "open-pty": ("r1",), "ctty": ("r0",),
-    "reopen-null": ("r1",), "unmount": ("r0", "r1"), "run-hook": ("r0",), "close-range": ("r0", "r1", "r2"), "inherit": ("r0",),
+    "reopen-null": ("r1",), "unmount": ("r0", "r1"), "run-hook": ("r0", "r1", "r2"), "close-range": ("r0", "r1", "r2"), "inherit": ("r0",),
 }  # fmt: skip
 #: ops that name a path on the host when they have no register to start from
 _HOST_PATHS = frozenset(
@@ -340,7 +340,7 @@ def check(plan: Plan) -> None:
             pivoted = True
         elif name == "close-range":
             closed = True
-            have &= {op.r0, op.r1, op.r2, ""}
+            have &= {op.r0, op.r1, op.r2, "", *plan.inherited[: op.b]}
         elif name == "chdir" and not closed:
             # CVE-2024-21626: with a descriptor of the host still open, /proc/self/fd/N is a way out of the root
             raise PlanError(f"plan: chdir before close-range [init {index}]")

@@ -95,8 +95,8 @@ class Restored(creation.Made):
         making = self.making
         self.refuse_used_cgroup()
         for step, _ in making.plan.host:
-            if step[0] == "launch":
-                continue
+            if step[0] in ("launch", "open"):
+                continue  # there is no interpreter, nor anybody in there whom it could give a file to
             if step[1][0] == "$":
                 self._own_step(step)
             elif os.path.basename(step[1]).startswith(_LATE):

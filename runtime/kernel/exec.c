@@ -13,6 +13,7 @@
 
 #define NULL_DEVICE 0x103U /* 1:3 */
 #define PTMX_DEVICE 0x502U /* 5:2 */
+#define MAX_KEPT 8U        /* registers of the launcher that close-range may keep */
 
 struct interpreter m;
 
@@ -770,9 +771,12 @@ static long op_seccomp(const struct op *o)
 
 static long op_close_range(const struct op *o)
 {
-    int keep[5] = {m.sock, m.status, fd_of(o->r0), fd_of(o->r1), fd_of(o->r2)};
-    close_others((u32)o->a, keep, 5);
-    for (u32 i = 0; i < MAX_REGISTERS; i++) {
+    int keep[5 + MAX_KEPT] = {m.sock, m.status, fd_of(o->r0), fd_of(o->r1), fd_of(o->r2)};
+    if (o->b > MAX_KEPT) return -EINVAL;
+    for (u32 i = 0; i < o->b; i++)
+        keep[5 + i] = m.fd[i];
+    close_others((u32)o->a, keep, 5 + (int)o->b);
+    for (u32 i = (u32)o->b; i < MAX_REGISTERS; i++) {
         if (m.fd[i] >= (int)o->a && i != o->r0 && i != o->r1 && i != o->r2) m.fd[i] = -1;
     }
     return 0;

@@ -51,7 +51,7 @@ static long copy_of(int from)
     return n < 0 ? n : fd;
 }
 
-static _Noreturn void become_hook(const struct op *o, int in, int out, int report)
+static _Noreturn void become_hook(const struct op *o, int in, int out, int err, int report)
 {
     const char **arguments = array_of(o, 1, o->b, 0), **environment = array_of(o, 2, o->c, 0);
     // a session of its own: no terminal of ours to push input into, and one group to kill
@@ -61,7 +61,7 @@ static _Noreturn void become_hook(const struct op *o, int in, int out, int repor
     if (mask) sys(umask, mask);
     sys(dup3, in, 0, 0);
     sys(dup3, out, 1, 0);
-    sys(dup3, out, 2, 0);
+    sys(dup3, err, 2, 0);
     close_others(3, &report, 1);
     s32 error = (s32)sys(execve, text_of(o, 0), arguments, environment);
     sys(write, report, &error, sizeof(error));
@@ -88,6 +88,8 @@ long op_run_hook(const struct op *o)
     u32 used = 0;
     int out[2], report[2], pidfd = -1, status = 0;
     s32 error = 0;
+    // a file that nobody has opened must not leave the hook with an output of ours
+    if ((o->r1 != NO_REGISTER && fd_of(o->r1) < 0) || (o->r2 != NO_REGISTER && fd_of(o->r2) < 0)) return -EBADF;
     long in = copy_of(fd_of(o->r0));
     if (in < 0) return in;
     long e = sys(pipe2, out, O_CLOEXEC);
@@ -96,7 +98,10 @@ long op_run_hook(const struct op *o)
     if (e) return e;
     long end = milliseconds() + (o->a < MAX_TIMEOUT ? (long)o->a : MAX_TIMEOUT);
     long pid = sys(clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0);
-    if (pid == 0) become_hook(o, (int)in, out[1], report[1]);
+    if (pid == 0) {
+        int to = o->r1 == NO_REGISTER ? out[1] : fd_of(o->r1), errors = o->r2 == NO_REGISTER ? out[1] : fd_of(o->r2);
+        become_hook(o, (int)in, to, errors, report[1]);
+    }
     close_fd(in);
     close_fd(out[1]);
     close_fd(report[1]);

@@ -100,12 +100,13 @@ class Request:
 def create(request: Request) -> Plan:
     """The plan of a container: its init waits for `start` where the request says so."""
     # in here: `exec` has no use for half of the sections, and would pay for loading them
-    from runtime.planner import container, namespaces
+    from runtime.planner import container, hooks, namespaces
 
     plan = _plan(request)
     plan.host.extend(request.cgroup_steps)
     if request.wait_for_start:
         plan.inherited += ["go", "status"]
+    plan.inherited += [register for register, _ in hooks.outputs(request.config)]
     found = namespaces.resolve(request)
     namespaces.refuse_unprivileged(request)
     if any(kind == "mount" for kind, _, _ in found.joined):

@@ -6,6 +6,7 @@ that ran with the container's environment obeyed its LD_PRELOAD, as root).
 
 from __future__ import annotations
 
+from runtime import annotation
 from runtime.plan import Op
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ def outside(request: Request, plan: Plan) -> Iterator[Op]:
         "hook-state", [("hook-state", "creating", "")], get="state", about="get the state for hooks", where="/hooks"
     )
     for index, hook in enumerate(inside):
-        yield _run("createContainer", index, hook, hook.get("env") or [])
+        yield _run(plan, "createContainer", index, hook, hook.get("env") or [])
     yield Op("close", r0="state")
 
 
@@ -50,18 +51,30 @@ def start_container(request: Request, plan: Plan) -> Iterator[Op]:
     """startContainer hooks: programs of the container, run as its user just before its program."""
     for index, hook in enumerate((request.config.get("hooks") or {}).get("startContainer") or ()):
         # runc gives those without an environment the container's, and they are the container's programs
-        yield _run("startContainer", index, hook, hook.get("env") or request.process.get("env") or [])
+        yield _run(plan, "startContainer", index, hook, hook.get("env") or request.process.get("env") or [])
 
 
-def _run(kind: str, index: int, hook: dict[str, Any], env: list[str]) -> Op:
+def outputs(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """(register, file) for each output of the hooks in the container that an annotation sends to a file of the host."""
+    hooks = config.get("hooks") or {}
+    if not hooks.get("createContainer") and not hooks.get("startContainer"):
+        return []
+    found = [(f"hook-{name}", annotation.get(config, f"hooks.{name}")) for name in ("stdout", "stderr")]
+    return [(register, path) for register, path in found if path]
+
+
+def _run(plan: Plan, kind: str, index: int, hook: dict[str, Any], env: list[str]) -> Op:
     path = hook["path"]
     args = hook.get("args") or [path]
+    given = [name if name in plan.inherited else "" for name in ("hook-stdout", "hook-stderr")]
     return Op(
         "run-hook",
         path,
         "\0".join(args),
         "\0".join(env),
         r0="state",
+        r1=given[0],
+        r2=given[1],
         a=1000 * (hook.get("timeout") or 0),
         b=len(args),
         c=len(env),

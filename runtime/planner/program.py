@@ -34,6 +34,8 @@ def close_range(request: Request, plan: Plan) -> Iterator[Op]:
         r1="status" if waits else "",
         r2="state" if "start-state" in plan.sections else "",
         a=3 + request.preserve,
+        # startContainer hooks are yet to come, and want more than there are places for
+        b=len(plan.inherited) if "start-state" in plan.sections else 0,
         about="close descriptors",
     )
 

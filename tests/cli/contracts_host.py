@@ -185,6 +185,15 @@ def _mkfifo(a: Account, text: str) -> None:
     _opens(a, paths, "O_RDWR")
 
 
+@line(HOST, "open")
+def _open(a: Account, text: str) -> None:
+    """A file of the host that hooks in the container write to, made where it is missing."""
+    path, register = text.split(" ")
+    flags = {"O_WRONLY", "O_CREAT", "O_APPEND", "O_CLOEXEC"}
+    a.take("openat", lambda c: c.path(1) == path and flags <= open_flags(c))
+    assert register in ("hook-stdout", "hook-stderr")
+
+
 @line(HOST, "keep")
 def _keep(a: Account, text: str) -> None:
     """A file of the cache: written beside it and renamed; the cache is made where there is none."""

@@ -174,7 +174,7 @@ def _ambient(a: Account, text: str) -> None:
 @line(INIT, "run-hook")
 def _run_hook(a: Account, text: str) -> None:
     """A child in a session of its own that becomes the program, and nothing else."""
-    (path,) = match(r"(.*?)(?: at most \d+ ms)?", text)
+    (path,) = match(r"(.*?)(?: at most \d+ ms)?(?: -> hook-stdout)?(?: -> hook-stderr)?", text)
     call = a.take("clone", lambda c: "CLONE_PIDFD" in c.shown)
     becomes(a, call, path, may=("setsid", "umask"))
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 
+import hierarchies
 import pytest
 
 from runtime import annotation
@@ -73,6 +74,16 @@ def test_what_is_refused(refused, name):
     refused(lambda config: config.update(annotations={name: "krun"}), f"annotation {name}=krun: ")
 
 
+def test_an_empty_subgroup_is_what_is_done(pyrunc, running, scratch):
+    """crun has no cgroup below that of the container then, and CRI-O's users ask for it."""
+    pyrunc.options += ["--log", str(scratch / "log")]
+    box = running(annotated(**{"systemd.subgroup": ""}))
+    path = hierarchies.below_the_top(box.bundle.config["linux"]["cgroupsPath"])
+    with open(f"/proc/{box.pid}/cgroup") as file:
+        assert all(line.endswith(f"/{path}\n") for line in file)
+    assert not (scratch / "log").exists() or "subgroup" not in (scratch / "log").read_text()
+
+
 @pytest.mark.parametrize("name", [n for n, (done, _) in annotation.KNOWN.items() if done == annotation.IGNORED])
 def test_what_has_no_effect_is_said(pyrunc, make, scratch, name):
     made = make(lambda config: config.update(annotations={name: "/x"}), "/bin/true")
@@ -127,7 +138,7 @@ def test_output_of_hooks(pyrunc, make, scratch):
             "args": ["sh", "-c", f"echo {words[0]} out; echo {words[0]} err >&2; {' '.join(words[1:])}"],
         }
 
-    kinds = ("prestart", "createRuntime", "poststart", "poststop")
+    kinds = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
     def edit(config):
         config["hooks"] = {kind: [hook(kind)] for kind in kinds}
@@ -154,6 +165,32 @@ def test_output_of_hooks_that_cannot_be_written(refused):
         annotated(edit, **{"hooks.stdout": "/no/such/place"}), "createRuntime[0]: open /no/such/place for its output: "
     )
     refused(annotated(edit, **{"hooks.stderr": "relative"}), '"relative" is not an absolute path')
+
+    def inside(config):
+        config["hooks"] = {"startContainer": [{"path": "/bin/true"}]}
+
+    refused(annotated(inside, **{"hooks.stdout": "/no/such/place"}), "open /no/such/place for its output: ")
+
+
+def test_output_of_a_hook_in_the_container(pyrunc, make, scratch):
+    """Once `create` has ended it is init that holds the file; the hook has no other descriptor, and the program has none of it."""
+    script = "echo from inside; cat /proc/self/mountinfo | wc -l >&2; ls /proc/self/fd >&2; exit 3"
+
+    def edit(config):
+        config["hooks"] = {"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+
+    made, id_ = make(annotated(edit, **{"hooks.stdout": scratch / "out"}), "/bin/true"), pyrunc.id()
+    pyrunc("create", "-b", made, id_)
+    assert (scratch / "out").read_text() == ""
+    error = pyrunc.fails("start", id_)
+    assert (scratch / "out").read_text() == "from inside\n"
+    assert re.search(r'exit status 3: "?\d+ 0 1 2 3\b', " ".join(error.split())), error
+
+    def harmless(config):
+        config["hooks"] = {"startContainer": [{"path": "/bin/true"}]}
+
+    made = make(annotated(harmless, **{"hooks.stdout": scratch / "out"}), "/bin/ls", "/proc/self/fd")
+    assert pyrunc("run", "-b", made, pyrunc.id("fds")).out.split() == ["0", "1", "2", "3"]
 
 
 def test_mount_context_type(refused):

@@ -466,6 +466,19 @@ def test_a_hook_that_fails_ends_the_restore(pyrunc, subject, gone, scratch):
     one.restore()
 
 
+def test_hooks_in_the_container_are_not_run_again(subject, scratch):
+    def edit(config):
+        config["hooks"] = {"startContainer": [{"path": "/bin/echo", "args": ["echo", "once"]}]}
+        config["annotations"] = {"run.oci.hooks.stdout": str(scratch / "out")}
+
+    one = subject(edit)
+    one.counts()
+    one.checkpoint()
+    one.restore()
+    one.counts()
+    assert (scratch / "out").read_text() == "once\n"
+
+
 def test_the_annotation_names_criu_s_own_configuration(pyrunc, subject, scratch):
     file = scratch / "criu.conf"
     one = subject(lambda config: config.update(annotations={"org.criu.config": str(file)}))

@@ -300,6 +300,13 @@ def test_run_in_the_foreground(traced, scratch):
     one.check()
 
 
+@pytest.mark.parametrize("verbs", [["create", "start", "delete"], ["run"]], ids=["create", "run"])
+def test_output_of_hooks_in_the_container(traced, scratch, verbs):
+    hooks = {kind: [{"path": "/bin/true"}] for kind in ("createContainer", "startContainer")}
+    files = {f"run.oci.hooks.{name}": str(scratch / name) for name in ("stdout", "stderr")}
+    traced(lambda config: config.update(hooks=hooks, annotations=files), verbs=verbs).check()
+
+
 def test_delete_of_one_that_runs(traced):
     traced(None, "/bin/probe", "sleep", "1000").check()
 

@@ -18,7 +18,7 @@ from session import INIT
 MEMORY = "1536M"
 PACKAGE = r"linux-image-\d+\.\d+\.\d+(-\d+|\+deb\d+(\.\d+)?)-cloud-amd64"
 #: what is no part of the tree, or too large a part for a copy at each start
-LEFT_OUT = shutil.ignore_patterns(".git", ".*_cache", "guest", "trixie*", "corpus", "kernel-*", "go", "logs")
+LEFT_OUT = shutil.ignore_patterns(".git", ".*_cache", "trixie*", "corpus", "kernel-*", "go", "logs")
 
 
 class Cloud:
@@ -37,7 +37,7 @@ class Cloud:
 
     def command(self, work: Path, tree: Path, fds: dict[str, int], has_terminal: bool) -> list[str]:
         copy(work / "run.ext4", work / "run")
-        shutil.copytree(tree, work / "tree", symlinks=True, ignore=LEFT_OUT)
+        shutil.copytree(tree, work / "tree", symlinks=True, ignore=left_out)
         copy(work / "tree.ext4", work / "tree")
         shutil.rmtree(work / "tree")
         words = [
@@ -65,6 +65,11 @@ class Cloud:
             f"guest.modules=disk:{self.modules}", f"guest.run=disk:{self.run}", *INIT,
         )  # fmt: skip
         return [*words, "-kernel", str(self.kernel / "vmlinuz"), "-append", " ".join(line)]
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """The names in a directory of the tree that are not copied; build/guest is this machine's, and tests/guest has plugins of pytest."""
+    return {*LEFT_OUT(folder, names), *(["guest"] if os.path.basename(folder) == "build" else [])}
 
 
 def kernel() -> Path:

@@ -56,6 +56,8 @@ class Suite(NamedTuple):
     limit_s: float = 1200
     #: only the tests that require one of these features (tests/features.py)
     requires: tuple[str, ...] = ()
+    #: hierarchies of cgroup v1 that are all there is of cgroups: of controllers that systemd has not taken for v2
+    hierarchies: tuple[str, ...] = ()
     #: what is run of it where nothing is asked for; nothing: not at all
     quick: tuple[str, ...] = ()
 
@@ -75,7 +77,20 @@ SUITES = (
     Suite("differential", ("tests/differential",)),
     Suite("conformance", ("conformance",)),
     Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy"), limit_s=1800),
-)
+    Suite("cloud-v1", ("tests/cli",), kernel="cloud", requires=("hugetlb-v1", "net_cls-v1", "net_prio-v1"),
+          hierarchies=("net_cls,net_prio", "hugetlb", "devices", "freezer", "none,name=systemd"), limit_s=900),
+)  # fmt: skip
+
+#: the command after the hierarchies, in a mount namespace that has these alone
+_V1 = """modprobe cls_cgroup && mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup || exit 1
+while [ "$1" != -- ]; do
+    place=/sys/fs/cgroup/${1#none,name=}
+    mkdir "$place" && mount -t cgroup -o "$1" cgroup "$place" || exit 1
+    for name in $(echo "${1#none,name=}" | tr , " "); do [ -e "/sys/fs/cgroup/$name" ] || ln -s "$place" "/sys/fs/cgroup/$name"; done
+    shift
+done
+shift
+exec "$@" """
 
 
 def words(suite: Suite, is_quick: bool) -> list[str]:
@@ -91,7 +106,10 @@ def words(suite: Suite, is_quick: bool) -> list[str]:
         options += ["--dist", "loadfile"]  # one machine for all of a file
     if suite.requires:
         options += ["-p", "selection"]
-    return [PYTHON, "-m", "pytest", *options, *files(suite, is_quick)]
+    command = [PYTHON, "-m", "pytest", *options, *files(suite, is_quick)]
+    if suite.hierarchies:
+        return ["unshare", "--mount", "sh", "-c", _V1, "sh", *suite.hierarchies, "--", *command]
+    return command
 
 
 def files(suite: Suite, is_quick: bool) -> list[str]:

@@ -157,6 +157,25 @@ def test_run_hook(interpret: Interpret, state: dict[str, int], scratch: Path) ->
         assert int(line.split()[1], 16) & ~theirs == 0
 
 
+def test_run_hook_with_outputs_of_its_own(interpret: Interpret, scratch: Path) -> None:
+    """Either, both or none are sent to a register; of what is not, the end is quoted."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    fds = {name: os.open(scratch / name, flags, 0o600) for name in ("out", "err")}
+    script = "echo a word; echo another >&2; ls /proc/self/fd | tr '\\n' ' ' >&2; exit 7"
+    both, out, err = (hook(script) for _ in range(3))
+    both.r1 = out.r1 = "out"
+    both.r2 = err.r2 = "err"
+    details = [interpret(op, registers=fds).detail.strip() for op in (both, out, err)]
+    assert details == ["exit status 7", "exit status 7: another 0 1 2 3", "exit status 7: a word"]
+    assert (scratch / "out").read_text() == "a word\n" * 2
+    assert (scratch / "err").read_text() == "another\n0 1 2 3 " * 2
+    both.r1 = "never-filled"
+    assert interpret(both, registers=fds).error == errno.EBADF
+    assert (scratch / "err").read_text().count("another") == 2
+    for fd in fds.values():
+        os.close(fd)
+
+
 def test_run_hook_that_fails(interpret: Interpret) -> None:
     done = interpret(hook("echo a word; echo another >&2; exit 7"))
     assert (done.failed, done.error) == ("run-hook", errno.ECHILD)
@@ -354,6 +373,18 @@ def test_close_range(interpret: Interpret) -> None:
     assert done.status == 0 and done.asked == ["still talking"]
     for name in ("a", "c"):
         assert interpret(closed, Op("check-device", r0=name), registers=fds).error == errno.EBADF
+    for fd in fds.values():
+        os.close(fd)
+
+
+def test_close_range_keeps_registers_of_the_launcher(interpret: Interpret) -> None:
+    """As many of them as it says, from the first on."""
+    fds = {name: os.open("/dev/null", os.O_RDONLY) for name in ("a", "b", "c")}
+    look = {name: Op("check-device", r0=name, a=linux.S_IFCHR, b=linux.makedev(1, 3)) for name in fds}
+    closed = Op("close-range", a=3, b=2)
+    assert interpret(closed, look["a"], look["b"], registers=fds).status == 0
+    assert interpret(closed, look["c"], registers=fds).error == errno.EBADF
+    assert interpret(Op("close-range", a=3, b=9), registers=fds).error == errno.EINVAL
     for fd in fds.values():
         os.close(fd)
 

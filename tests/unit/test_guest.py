@@ -254,4 +254,6 @@ def test_words_of_a_suite():
     assert words[-1] == "tests/cli" and "/run/guest/back/guest-systemd.xml" in words
     assert suites.environment(by_name["systemd"])["PYRUNC_TEST_CGROUP_MANAGER"] == "systemd"
     assert suites.environment(by_name["cloud"])["PYRUNC_TEST_REQUIRES"].split() == list(by_name["cloud"].requires)
+    words = suites.words(by_name["cloud-v1"], is_quick=False)
+    assert words[words.index("--") - 1] == "none,name=systemd" and words[words.index("--") + 1] == suites.PYTHON
     assert set(suites.files(by_name["cgroupfs"], is_quick=True)) <= set(suites.QUICK)

@@ -45,7 +45,11 @@ def live(bundle: Path, state: Path, rootfs: str) -> None:
     engine.namespace = state.name
     shim = None
     try:
-        shim = engine.start(bundle, ID)
+        os.mkfifo(bundle / "log")
+        told = engine.run("start", bundle, ID).decode()
+        if not told.startswith("unix:///") or "\n" in told:
+            raise OSError(f"start says {told!r}")
+        shim = shim_client.Shim(engine, bundle, ID, told)
         serve(shim, str(state.parent), rootfs)
     except (shim_client.Refused, OSError) as error:
         give_up(shim, error)

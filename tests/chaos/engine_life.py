@@ -58,6 +58,8 @@ def live(bundle: Path, state: Path, rootfs: str) -> None:
             engine.run("delete", bundle, ID, check=False)
         sys.exit(1)
     engine.run("delete", bundle, ID)
+    # it may be told after the answer to Shutdown
+    engine.wait_for("/tasks/delete", container_id=ID)
     expect("events", [name.removeprefix("/tasks/") for name in engine.topics(container_id=ID)], EVENTS)
 
 

@@ -11,7 +11,7 @@ import time
 
 from runtime import identity, lifecycle, status
 from runtime import system as os
-from runtime.errors import Unsupported
+from runtime.errors import CgroupError, Unsupported
 from runtime.linux import POLL_MS
 
 TYPE_CHECKING = False
@@ -140,7 +140,12 @@ class Memory:
 
 def data(paths: dict[str, str], version: int) -> dict[str, Any]:
     """The member `data` of a statistics event, but for network interfaces."""
-    found = _data_v2(paths[""]) if version == 2 else _data_v1(paths)
+    try:
+        found = _data_v2(paths[""]) if version == 2 else _data_v1(paths)
+    except (ValueError, LookupError):
+        # a state file may be damaged, and name any directory there is
+        where = next(iter(paths.values()), "")
+        raise CgroupError(f"statistics of {where}: its files are not those of a cgroup") from None
     return {**found, "intel_rdt": {}}
 
 

@@ -101,8 +101,14 @@ def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
 
 
 def remove(paths: list[str]) -> None:
-    """Remove what was made for a container. Its processes are gone; what is left of them falls to the group above."""
+    """Remove what was made for a container. Its processes are gone; what is left of them falls to the group above.
+
+    A group is one only where resctrl is mounted: a damaged record may name anything, and must not keep a container from its end.
+    """
+    top = _mount_point()
     for path in paths:
+        if not top or not path.startswith(f"{top}/"):
+            continue
         try:
             os.rmdir(path)
         except FileNotFoundError:

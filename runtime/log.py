@@ -69,18 +69,14 @@ def is_debug() -> bool:
 
 def error(failure: Error) -> None:
     """Say why the command fails: one object or line in the log file, and on standard error one line and its hint."""
-    text = one_line(failure.message) + "\n"
     hint = one_line(failure.hint)
-    if hint:
-        text += f"hint: {hint}\n"
     if _path:
         record = dict(failure.record)
         if hint:
             record["hint"] = hint
         trouble = _record("error", one_line(failure.message), record)
-        if trouble:
-            text += f"{trouble}\n"
-    _print(text)
+        hint += ("; " if hint and trouble else "") + trouble
+    _print(one_line(failure.message) + "\n" + (f"hint: {hint}\n" if hint else ""))
 
 
 def _note(level: str, message: str) -> None:

@@ -59,16 +59,18 @@ def _limit(value: int) -> int:
 
 
 def write_pid_file(path: str, pid: int) -> None:
-    """Write a pid file in one piece: `.name` first, then renamed."""
+    """Write a pid file in one piece: `.name` first, then renamed. An open file, /dev/fd/N or /proc/PID/fd/N, is written to."""
     folder, name = os.path.split(path)
-    new = os.path.join(folder, f".{name}")
+    is_open = folder == "/dev/fd" or (folder.startswith("/proc/") and folder.endswith("/fd"))
+    new = path if is_open else os.path.join(folder, f".{name}")
     try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        fd = os.open(new, os.O_WRONLY | (0 if is_open else os.O_CREAT | os.O_TRUNC) | os.O_CLOEXEC, 0o666)
         try:
             os.write(fd, str(pid).encode())
         finally:
             os.close(fd)
-        os.rename(new, path)
+        if not is_open:
+            os.rename(new, path)
     except OSError as error:
         raise KernelError(f"write pid file {path}", error.errno or 0) from None
 

@@ -129,9 +129,8 @@ class Engine:
             if is_over:
                 return  # a spare has said so, and then exited
             is_over = True
-            answer = Answer(
-                status, _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
-            )
+            texts = _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
+            answer = Answer(status, *texts)
             _close(caught)
             try:
                 done(answer)
@@ -155,9 +154,7 @@ class Engine:
             stdin, stdout, stderr = standard
             argv.insert(0, self.runtime)
             return spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env, pass_fds=pass_fds)
-        pid = 0
-        if self._spares is not None:
-            pid = self._spares.call(argv, words[0], standard, pass_fds, cwd, env, told)
+        pid = 0 if self._spares is None else self._spares.call(argv, words[0], standard, pass_fds, cwd, env, told)
         if not pid:
             pid = _fork(standard, pass_fds, cwd, env, lambda: _enter(argv))
         if words[0] == "create":
@@ -210,14 +207,18 @@ def fork_child(run: Callable[[], int], *, dies_with_us: bool = True) -> int:
             status = NOT_EXECUTABLE
             try:
                 status = shed(parent if dies_with_us else 0) or run()
-            except (OSError, ImportError) as error:
+            except (OSError, ImportError, KeyboardInterrupt) as error:
                 # a call that fails without a word cannot be told from a runtime that says nothing
-                _say(f"prepare a child: {_words(error) if isinstance(error, OSError) else error}")
+                why = _words(error) if isinstance(error, OSError) else str(error) or "interrupted"
+                _say(f"prepare a child: {why}")
             finally:
                 # Whatever happened: a child must never return into the loop, a second shim on the same descriptors.
                 os._exit(status & 0xFF)
     finally:
-        pthread_sigmask(SIG_SETMASK, before)
+        try:
+            pthread_sigmask(SIG_SETMASK, before)
+        except OSError:  # with all of them blocked we would never hear of its end
+            pthread_sigmask(SIG_SETMASK, before)
     return pid
 
 
@@ -284,8 +285,7 @@ def keep_only(fd: int) -> int:
 
 def _arrange(standard: tuple[int, int, int], pass_fds: Sequence[int], kept: list[int] | None = None) -> None:
     """Put descriptors where the program expects them and close all others, but for the open file of our own modules, and what
-    is in `kept`, which get other numbers; no program that is executed has these.
-    """
+    is in `kept`, which get other numbers; no program that is executed has these."""
     kept = [] if kept is None else kept
     wanted = (*standard, *pass_fds)
     first_free = len(wanted)

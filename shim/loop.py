@@ -1,6 +1,6 @@
 """One epoll loop: descriptors, timers and signals of the process, each answered by a function. No threads, no asyncio.
 
-    signal --> C handler --> byte in a pipe --+
+    signal --> handlers --> bytes in a pipe --+
     descriptor ready -------------------------+--> epoll_wait --> the functions, one after the other --> again
     the next timer is due --------------------+
 
@@ -144,6 +144,12 @@ class Loop:
 
     def _note(self, number: int, frame: object) -> None:
         self._pending.add(number)
+        # The interpreter goes on waiting after a signal, and only the byte of its handler in C ends that: where it could not be
+        # written nobody is told, so one more goes after it. 0 is no signal's number.
+        try:
+            os.write(self._waker_fd, b"\0")
+        except OSError:
+            pass
 
     def _woken(self, events: int) -> None:
         try:

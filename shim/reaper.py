@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Ended = Callable[[int, int], None]
 
 SIGCHLD = 17
+#: what may keep the kernel from saying who has ended is soon over, or never
+_AGAIN_S = 0.1
 
 
 class Reaper:
@@ -81,6 +83,10 @@ class Reaper:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
+                return
+            except OSError:
+                # no signal comes again for those that are waiting: whoever expects them must not wait for ever
+                self._loop.later(_AGAIN_S, self._collect)
                 return
             if pid == 0:
                 return

@@ -138,7 +138,7 @@ class Run:
         self.engine = Engine(self.loop, self.reaper, options.runtime, _global_words(options))
         self.early: Early | None = None
         self.console: ConsoleSocket | None = None
-        self.place = ""
+        self.place, self.told_fd = "", -1
         self.pid = 0
         self.pid_fd = -1
         self.is_started = False
@@ -189,6 +189,10 @@ class Run:
     def _pid_file(self) -> str:
         if self.options.pid_file:
             return str(self.options.pid_file)
+        if not self.engine.runtime:
+            # nothing is left of it, however we end
+            self.told_fd = os.memfd_create("pid")
+            return f"/proc/{os.getpid()}/fd/{self.told_fd}"
         for place in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/tmp"):
             if place and os.access(place, os.W_OK | os.X_OK):
                 break
@@ -235,7 +239,8 @@ class Run:
                 self._fail("the runtime has made no terminal")
                 return
         try:
-            with open(self.options.pid_file or self.place + "/pid", "rb") as file:
+            told = self.options.pid_file or (self.place + "/pid" if self.place else self.told_fd)
+            with open(told, "rb") as file:
                 self.pid = int(file.read())
             self.pid_fd = os.pidfd_open(self.pid)
         except (OSError, ValueError) as error:

@@ -28,11 +28,8 @@ def of_journal(journal: dict[str, Any]) -> list[str]:
     if type(pid) is int and journal.get("start_time") and identity.start_time(pid) == journal["start_time"]:
         found.append(f"process {pid}")
     paths = (journal.get("cgroup") or {}).get("paths") or {}
-    there = [
-        path
-        for path in dict.fromkeys(paths.values() if type(paths) is dict else ())
-        if type(path) is str and os.path.isdir(path)
-    ]
+    named = [path for path in (paths.values() if type(paths) is dict else ()) if type(path) is str]
+    there = [path for path in dict.fromkeys(named) if os.path.isdir(path)]
     if there:
         found.append(f"cgroup {there[0]}" + (f", in {len(there)} hierarchies" if len(there) > 1 else ""))
     return found

@@ -7,7 +7,7 @@ and setns wants privilege in the namespace's owner. namespaces(7), user_namespac
 from __future__ import annotations
 
 from runtime import annotation, linux
-from runtime.errors import ConfigError, Unsupported
+from runtime.errors import ConfigError, StateError, Unsupported
 from runtime.ops import FLAG_DENIED
 from runtime.plan import Op
 
@@ -104,6 +104,8 @@ def resolve_exec(request: Request) -> Namespaces:
     found.joined = []
     found.flags = 0
     for kind in request.namespaces:
+        if kind not in linux.NAMESPACES:
+            raise StateError(f'state.json: namespaces: there is no kind "{kind}" of them', code="broken-state")
         found.flags |= linux.NAMESPACES[kind][0]
     found.has_user = request.has_user_ns = bool(found.flags & linux.CLONE_NEWUSER)
     return found

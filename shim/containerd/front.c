@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -243,6 +244,15 @@ static void have_spare(char *launcher, char told[32])
     if (fd >= 0) snprintf(told, 32, "%d,%d", fd, pid);
 }
 
+/* What was written to a file, on our standard error, to which it did not go at once. */
+static void hand_on(int fd)
+{
+    char text[4096];
+    ssize_t length;
+    for (off_t at = 0; (length = pread(fd, text, sizeof text, at)) > 0; at += length)
+        if (write(STDERR_FILENO, text, (size_t)length) != length) return;
+}
+
 /* Have a child do it, which is told of us by the words "-front FD", and print what it says. Our exit status. */
 static int stand_in(char *launcher, char **argv)
 {
@@ -252,11 +262,15 @@ static int stand_in(char *launcher, char **argv)
         count++;
     char *words[count + 5];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return -1;
+    /* containerd has both our outputs in one pipe, and takes all of it for the address where we do not fail: what was
+     * wrong and did no harm, which the interpreter may say without us, would hide the shim from it */
+    int said = memfd_create("said", MFD_CLOEXEC);
     pid_t pid = fork();
     if (pid < 0) return -1;
     if (pid == 0) {
         have_spare(launcher, spare); /* first: it must not have the end by which we are heard */
         int fd = dup(ends[1]);       /* the one that exec leaves open */
+        if (said >= 0) dup2(said, STDERR_FILENO);
         snprintf(number, sizeof number, "%d", fd);
         words[0] = launcher, words[1] = "-front", words[2] = number;
         words[3] = "-spare", words[4] = spare;
@@ -275,6 +289,7 @@ static int stand_in(char *launcher, char **argv)
     }
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR) return 1;
+    if (status && said >= 0) hand_on(said);
     if (WIFEXITED(status)) return WEXITSTATUS(status) || length <= 0 ? WEXITSTATUS(status) : 1;
     remove_dead_socket();
     return 128 + WTERMSIG(status);

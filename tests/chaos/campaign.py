@@ -88,7 +88,9 @@ class Workers:
                 keys = ("verb", "process", "call", "fault")
                 request = dict(zip(keys, point, strict=True))
                 request["name"] = request.pop("verb")
-                done.append((point, self.ask(number, request)))
+                result = self.ask(number, request)
+                # where the machine is busy with something else, one that is slow hangs as well, once
+                done.append((point, self.ask(number, request) if "hang" in result else result))
                 news.release()
             news.release()
 
@@ -208,14 +210,15 @@ def show(report: dict[str, dict[str, Tally]]) -> None:
         )
 
 
-def tell(bad: list[dict[str, Any]]) -> None:
+def tell(runtime: str, bad: list[dict[str, Any]]) -> None:
     for one in bad:
         parts = [f"left {json.dumps(one['left'])}"] if "left" in one else []
         parts += [f"hang {one['hang']}"] if "hang" in one else []
         parts += one.get("wrong", [])
         parts += ["traceback: " + (one["bug"].splitlines() or [""])[-1]] if "bug" in one else []
         print(
-            f"POINTS='{one['point']}' ({one['call']}): {'; '.join(parts)} [status {one['status']}: {one['said'][-160:]}]"
+            f"{runtime}: POINTS='{one['point']}' ({one['call']}): {'; '.join(parts)} [status {one['status']}: {one['said'][-160:]}]",
+            flush=True,
         )
 
 
@@ -249,7 +252,10 @@ def try_all(runtime: str, path: str, asked: argparse.Namespace) -> dict[str, Tal
         start = time.monotonic()
         for number, (point, result) in enumerate(workers.all(chosen), 1):
             verb = point[0] + (" signals" if point[3] in SIGNALS else " failures" if point[3] in ERRNOS else " stops")
-            tallies.setdefault(verb, Tally()).add(point, result)
+            tally = tallies.setdefault(verb, Tally())
+            known = len(tally.bad)
+            tally.add(point, result)
+            tell(runtime, tally.bad[known:])
             if number % 500 == 0:
                 took = time.monotonic() - start
                 print(f"{runtime}: {number} of {len(chosen)} points, {took:.0f} s", file=sys.stderr)
@@ -266,9 +272,6 @@ def main() -> int:
     report = {
         name: try_all(name, path, asked) for name, path in runtimes().items() if not asked.only or name == asked.only
     }
-    for tallies in report.values():
-        for tally in tallies.values():
-            tell(tally.bad)
     show(report)
     said = {
         runtime: {name: {"figures": tally.figures, "bad": tally.bad} for name, tally in tallies.items()}

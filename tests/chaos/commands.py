@@ -7,12 +7,14 @@ word, and may have done nothing, a part, or all of it: what then is left is for 
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from place import FACTS, ID, MONITORS, Place
 
+LIFE = Path(__file__).with_name("engine_life.py")
 #: exit status of the program that containers and exec run
 STATUS = 7
 
@@ -294,6 +296,33 @@ class Conmon(Verb):
         return True
 
 
+class Containerd(Verb):
+    """What containerd has a shim do in one container's life (engine_life.py)."""
+
+    programs = True
+    #: who plays containerd
+    others = (0,)
+
+    def argv(self) -> list[str]:
+        place = self.place
+        bundle, rootfs = self.bundle("mounted"), str(place.bundles["rootfs"])
+        return [sys.executable, str(LIFE), bundle, str(place.root), rootfs]
+
+    def ready(self) -> bool:
+        """The bundle is containerd's, and it removes it, whatever is in it."""
+        config = self.place.bundles["mounted"] / "config.json"
+        for path in config.parent.iterdir():
+            if path.is_dir():
+                path.rmdir()
+            elif path != config:
+                path.unlink()
+        return True
+
+    def effect(self, out: str, fault: str) -> str:
+        wrong = [line for line in out.splitlines() if line.startswith("wrong: ")]
+        return wrong[0] if wrong else self.same(out, fault)
+
+
 class Checkpoint(Verb):
     def argv(self) -> list[str]:
         images = str(self.place.out / "images")
@@ -327,5 +356,6 @@ VERBS: dict[str, Callable[[Place], Verb]] = {
     "resume": Resume,
     "shim": Shim,
     "conmon": Conmon,
+    "containerd": Containerd,
     "checkpoint": Checkpoint,
 }

@@ -21,13 +21,11 @@
  *
  * What happened:
  *
- *   call P N NR   without -p: every call
+ *   call P N NR   without -p: every call; and with it, as "hit", the point when it was reached
  *
- *   hit P N NR    the point was reached
+ *   hang          the program was killed because its time was up; then, for each process there was,
  *
- *   hang          the program was killed because its time was up
- *
- *   in P NR TEXT  then, for each process there was: the call in which it sleeps, and its command
+ *   in P NR TEXT  the call in which it sleeps, and its command
  *
  *   end STATUS    how the program ended, as waitpid(2) has it
  *
@@ -63,6 +61,7 @@
 struct task {
     pid_t tid;
     int process;     /* -1: its first stop came before the news of it */
+    int is_new;      /* its first stop has not come, or is not over */
     long error;      /* what its call is to fail with, at the exit from it */
     double held_til; /* 0: is not held */
 };
@@ -106,7 +105,7 @@ static struct task *add(pid_t tid, int process)
     struct task *t = find(0);
     if (!t && task_count == TASKS) die("too many tasks");
     if (!t) t = &tasks[task_count++];
-    *t = (struct task){tid, process, 0, 0};
+    *t = (struct task){tid, process, 1, 0, 0};
     return t;
 }
 
@@ -144,15 +143,18 @@ static int is_left_alone(pid_t pid)
     return 0;
 }
 
+static void detach(struct task *t, int signal)
+{
+    ptrace(PTRACE_DETACH, t->tid, NULL, (void *)(long)signal);
+    t->tid = 0;
+}
+
 static void go_on(struct task *t, int signal)
 {
     // where nothing is to be done to a process, its calls need not stop it
     int wants_calls = !is_over && is_started && (at_process < 0 || t->process == at_process);
-    if (is_over && !t->error) {
-        ptrace(PTRACE_DETACH, t->tid, NULL, (void *)(long)signal);
-        t->tid = 0;
-        return;
-    }
+    t->is_new = 0;
+    if (is_over && !t->error) return detach(t, signal);
     ptrace(wants_calls || t->error ? PTRACE_SYSCALL : PTRACE_CONT, t->tid, NULL, (void *)(long)signal);
 }
 
@@ -245,16 +247,12 @@ static void on_stop(pid_t tid, int status)
         return;
     }
     if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE) {
-        on_child(t);
         signal = 0;
+        on_child(t);
     } else if (event == PTRACE_EVENT_EXEC) {
         is_started = 1;
         signal = 0;
-        if (t->process > 0 && is_left_alone(tid)) {
-            ptrace(PTRACE_DETACH, tid, NULL, NULL);
-            t->tid = 0;
-            return;
-        }
+        if (t->process > 0 && is_left_alone(tid)) return detach(t, 0);
     } else if (signal == (SIGTRAP | 0x80)) {
         on_call(t);
         signal = 0;
@@ -301,14 +299,38 @@ static void release_held(void)
         }
 }
 
+/* What waitpid() tells of a task, if anything. */
+static void on_news(pid_t tid, int status)
+{
+    struct task *t = tid > 0 ? find(tid) : NULL;
+    if (tid > 0 && WIFSTOPPED(status)) return on_stop(tid, status);
+    if (t) t->tid = 0;
+}
+
+/* Whoever has only just been made stops once, for us: it would stay stopped for ever if we went before that. */
+static void let_go(void)
+{
+    int status = 0;
+    for (double deadline = now() + 1; now() < deadline;) {
+        int is_any = 0;
+        for (int i = 0; i < task_count; i++) {
+            // of this one there will be no news
+            if (tasks[i].tid && tasks[i].process < 0) go_on(&tasks[i], 0);
+            is_any |= tasks[i].tid && tasks[i].is_new;
+        }
+        pid_t tid = waitpid(-1, &status, is_any ? __WALL : __WALL | WNOHANG);
+        if (tid == 0 || (tid < 0 && errno != EINTR)) return;
+        on_news(tid, status);
+    }
+}
+
 /* Until the program has ended: its wait status. */
 static int follow(pid_t program, double limit)
 {
     double deadline = now() + limit;
     int is_late = 0;
     struct itimerval tick = {{0, 20000}, {0, 20000}};
-    struct sigaction action = {.sa_handler = wake};
-    sigaction(SIGALRM, &action, NULL);
+    sigaction(SIGALRM, &(struct sigaction){.sa_handler = wake}, NULL);
     setitimer(ITIMER_REAL, &tick, NULL);
     for (;;) {
         int status;
@@ -323,13 +345,11 @@ static int follow(pid_t program, double limit)
         if (tid < 0 && error == EINTR) continue;
         errno = error;
         if (tid < 0) die("waitpid");
-        if (WIFSTOPPED(status)) {
-            on_stop(tid, status);
-            continue;
-        }
-        struct task *t = find(tid);
-        if (t) t->tid = 0;
-        if (tid == program) return status;
+        on_news(tid, status);
+        if (tid != program || WIFSTOPPED(status)) continue;
+        is_over = 1;
+        let_go();
+        return status;
     }
 }
 

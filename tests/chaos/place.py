@@ -1,7 +1,7 @@
 """Where points are tried: a place that nobody else is in, so that what is left behind can be counted to the last process.
 
-A worker is process 1 of a pid namespace and has a mount namespace with a /tmp of its own. Whatever is in /proc beside it
-was left by a command, whatever is in /tmp and was not there before is a file left, and so on for mounts, namespaces,
+A worker is process 1 of a pid namespace and has a mount namespace with a /tmp and a /run of its own. Whatever is in /proc beside it
+was left by a command, whatever is in these two and was not there before is a file left, and so on for mounts, namespaces,
 descriptors, and cgroups below the worker's own.
 """
 
@@ -61,7 +61,7 @@ class Place:
         self.dir.mkdir()
         self.bundles: dict[str, Path] = {}
         (self.dir / "bundles").mkdir()
-        rootfs = mkrootfs.rootfs(self.dir / "bundles/rootfs")
+        rootfs = self.bundles["rootfs"] = mkrootfs.rootfs(self.dir / "bundles/rootfs")
         for name, args, edit in BUNDLES:
             self.bundles[name] = self.dir / "bundles" / name
             self.bundles[name].mkdir()
@@ -164,7 +164,7 @@ class Place:
             "mount": {line.partition(" ")[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()},
             "namespace": namespaces,
             "descriptor": {_link(name) for name in os.listdir("/proc/self/fd")} - {""},
-            "file": set(_files(self.dir)),
+            "file": {path for top in (self.dir, Path("/run")) for path in _files(top)},
         }
 
     def left(self, before: dict[str, set[str]]) -> dict[str, list[str]]:
@@ -225,6 +225,10 @@ def _long(config: dict[str, Any]) -> None:
     pass
 
 
+def _mounted(config: dict[str, Any]) -> None:
+    config["root"]["path"] = "rootfs"
+
+
 def _hooks(config: dict[str, Any]) -> None:
     hook = {"path": "/bin/true"}
     config["hooks"] = {kind: [hook] for kind in ("createRuntime", "createContainer", "startContainer", "poststart")}
@@ -235,6 +239,7 @@ def _hooks(config: dict[str, Any]) -> None:
 BUNDLES = (
     ("short", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _long),
     ("long", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _long),
+    ("mounted", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _mounted),
     ("hooks", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _hooks),
 )
 
@@ -247,8 +252,9 @@ def alone(hide_unified: bool) -> None:
         )
     check_alone()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"chaos", b"/tmp", b"tmpfs", 0, b"mode=1777,size=512m"):
-        raise OSError(ctypes.get_errno(), "mount /tmp")
+    for path, options in ((b"/tmp", b"mode=1777,size=512m"), (b"/run", b"mode=755,size=64m")):
+        if libc.mount(b"chaos", path, b"tmpfs", 0, options):
+            raise OSError(ctypes.get_errno(), f"mount {path!r}")
     # crun takes a hybrid hierarchy whose cgroup2 has a controller for a pure one
     if hide_unified and os.path.ismount("/sys/fs/cgroup/unified"):
         subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
@@ -297,16 +303,18 @@ def _below(top: Path) -> list[Path]:
 
 #: what a conmon leaves in its caller's directory when it is killed, for the caller
 MONITORS = ("attach", "ctl", "winsz")
+#: directories that stay, for the next container
+SHARED = ("/tmp/chaos/state", "/run/containerd", "/run/containerd/s", "/run/criu.kdat")
 
 
 def _files(top: Path) -> list[str]:
     out = []
     for folder, folders, files in os.walk(top):
-        # what all containers of a root share stays: compiled seccomp filters, the directory itself
-        folders[:] = [name for name in folders if name not in (":seccomp", ".cache", "out")]
-        shared = str(top / "state")
+        # what all containers of a root share stays: compiled seccomp filters, the directory itself; and what is in a bundle of
+        # containerd's, containerd removes
+        folders[:] = [name for name in folders if name not in (":seccomp", ".cache", "out", "mounted")]
         found = (f"{folder}/{name}" for name in (*folders, *files) if name not in MONITORS)
-        out += [path for path in found if path != shared]
+        out += [path for path in found if path not in SHARED]
     return out
 
 

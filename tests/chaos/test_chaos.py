@@ -64,6 +64,12 @@ ONCE = {
     "init does not get the last answer": ("exec", 2, ("recvmsg",), 1, "ENOSPC"),
     "a process that cannot be looked at is taken for gone": ("refused", 0, ("openat",), 6, "EMFILE"),
     "a state that cannot be read": ("force", 0, ("read",), 8, "EIO"),
+    "who has ended is not told": ("shim", 0, ("wait4",), 8, "ENOSPC"),
+    "signals stay blocked after a fork": ("shim", 0, ("rt_sigprocmask",), 8, "ENOSPC"),
+    "nobody is woken by a signal": ("shim", 0, ("write",), 6, "ENOSYS"),
+    "what tells the pid is left": ("shim", 0, ("wait4",), 6, "KILL"),
+    "what a child could not do is taken for the address of a shim": ("containerd", 3, ("prctl",), 1, "ENOSYS"),
+    "a child is interrupted before there is a command": ("shim", 1, ("pread64",), 40, "INT"),
 }
 
 

@@ -45,6 +45,8 @@ STOP_MS = 1000
 NAMES = places.call_names()
 #: a call that says there is nothing is believed: whoever removes something has been told that it is gone
 BELIEVED = ("rmdir", "unlink", "unlinkat")
+#: the C library's start of the interpreter, which nobody can word; the interpreter's own is some hundred calls more
+LOADING = 60
 #: what a program says when it has met what it did not expect
 BUG = re.compile(
     r"Traceback \(most recent|internal error [0-9a-f]{8}|^Fatal Python error|^panic:|^fatal error:|^SIG[A-Z]+:", re.M
@@ -141,8 +143,10 @@ class Worker:
             # what the interpreter says of itself, before the first line of ours or after the last one
             is_ours = "runtime/" in err or "internal error" in err or not self.place.is_ours
             result["bug" if is_ours else "interpreter"] = err.strip()[-1500:]
+        if fault in ERRNOS and status == -signal.SIGSEGV and not process and call < LOADING:
+            result["interpreter"] = "it could not be loaded"
         wrong = []
-        if "hang" not in result:
+        if "hang" not in result and "interpreter" not in result:
             wrong = [why] if (why := self.judge(verb, process, fault, status, out, err)) else []
         keeps = self.kept is verb
         left = self.place.left(self.before) if keeps else {}

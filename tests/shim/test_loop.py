@@ -193,6 +193,21 @@ def test_a_forked_child_leaves_the_parents_loop_alone(loop: Loop, until: Until) 
     os.close(write_fd)
 
 
+def test_a_signal_whose_byte_is_lost_is_served(loop: Loop) -> None:
+    """The interpreter's own handler writes the byte that ends the waiting, and nobody hears of it when it cannot."""
+    seen: list[int] = []
+    loop.on_signal(signal.SIGALRM, lambda: seen.append(1))
+    fd = signal.set_wakeup_fd(-1)
+    try:
+        late = loop.later(30, lambda: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        loop.turn()
+        late.cancel()
+    finally:
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    assert seen == [1]
+
+
 def test_closing_gives_the_signals_back(loop: Loop) -> None:
     loop.on_signal(signal.SIGUSR1, lambda: None)
     loop.close()

@@ -95,7 +95,11 @@ def test_a_log_file_that_cannot_be_written_is_mentioned(tmp_path: Path, capfd: p
     log.error(Error("first"))
     first, second = capfd.readouterr().err.splitlines()
     assert first == "first"
-    assert second.startswith("log file ") and "No such file" in second
+    assert second.startswith("hint: log file ") and "No such file" in second
+    log.error(Error("first", "look there"))
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "first"
+    assert second.startswith("hint: look there; log file ") and "No such file" in second
 
 
 def test_a_long_message_is_one_short_write(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from features import FEATURES  # tests/conftest.py is there before
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from features import FEATURES  # by now tests/conftest.py has said where that is
+
     wanted = set(os.environ["PYRUNC_TEST_REQUIRES"].split())
     if unknown := wanted - set(FEATURES):
         raise pytest.UsageError(f"no features of tests/features.py: {' '.join(sorted(unknown))}")

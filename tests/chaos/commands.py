@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from place import FACTS, ID, MONITORS, Place
+from place import FACTS, GRACE_S, ID, MONITORS, Place
 
 LIFE = Path(__file__).with_name("engine_life.py")
 #: exit status of the program that containers and exec run
@@ -36,6 +36,8 @@ class Verb:
     others: tuple[int, ...] = ()
     #: whether the program is not the runtime but one that comes with ours
     programs = False
+    #: how long what is left may still take to go
+    grace_s = GRACE_S
     #: whether init, which waits since `create`, is traced as process 1
     attaches = False
 
@@ -299,6 +301,9 @@ class Conmon(Verb):
 class Containerd(Verb):
     """What containerd has a shim do in one container's life (engine_life.py)."""
 
+    #: a shim that has lost its connection is given up by containerd, and looks for itself whether it is still wanted
+    grace_s = 12.0
+
     programs = True
     #: who plays containerd
     others = (0,)
@@ -309,13 +314,11 @@ class Containerd(Verb):
         return [sys.executable, str(LIFE), bundle, str(place.root), rootfs]
 
     def ready(self) -> bool:
-        """The bundle is containerd's, and it removes it, whatever is in it."""
-        config = self.place.bundles["mounted"] / "config.json"
-        for path in config.parent.iterdir():
-            if path.is_dir():
-                path.rmdir()
-            elif path != config:
-                path.unlink()
+        """The bundle is containerd's, which makes it, and removes it with whatever is in it."""
+        bundle = self.place.bundles["mounted"]
+        for path in bundle.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()
+        (bundle / "config.json").write_text(self.place.configs["mounted"])
         return True
 
     def effect(self, out: str, fault: str) -> str:

@@ -56,6 +56,7 @@ def live(bundle: Path, state: Path, rootfs: str) -> None:
         # no shim, no `delete`: a `start` that fails has left nothing
         if (bundle / "address").exists():
             engine.run("delete", bundle, ID, check=False)
+        (bundle / "config.json").unlink()
         sys.exit(1)
     engine.run("delete", bundle, ID)
     # it may be told after the answer to Shutdown

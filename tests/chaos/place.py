@@ -59,6 +59,7 @@ class Place:
         self.out = self.dir / "out"
         self.dir.mkdir()
         self.bundles: dict[str, Path] = {}
+        self.configs: dict[str, str] = {}
         (self.dir / "bundles").mkdir()
         rootfs = self.bundles["rootfs"] = mkrootfs.rootfs(self.dir / "bundles/rootfs")
         for name, args, edit in BUNDLES:
@@ -77,7 +78,8 @@ class Place:
             }
             config["process"] |= {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}], "oomScoreAdj": 100}
             edit(config)
-            (self.bundles[name] / "config.json").write_text(json.dumps(config))
+            self.configs[name] = json.dumps(config)
+            (self.bundles[name] / "config.json").write_text(self.configs[name])
         self.cgroups = [path for path in (TOP, *TOP.iterdir()) if os.path.exists(path / "cgroup.procs")]
         self.cgroups = [path for path in self.cgroups if os.path.ismount(path)]
         for name in ("out/stdout", "out/init", "out/stderr", "out/trace"):
@@ -166,9 +168,9 @@ class Place:
             "file": {path for top in (self.dir, Path("/run")) for path in _files(top)},
         }
 
-    def left(self, before: dict[str, set[str]]) -> dict[str, list[str]]:
+    def left(self, before: dict[str, set[str]], grace_s: float = GRACE_S) -> dict[str, list[str]]:
         """What is there and was not before, once everything has had its time to go."""
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         while True:
             now = self.seen()
             found = {kind: sorted(now[kind] - before[kind]) for kind in KINDS if now[kind] - before[kind]}

@@ -155,7 +155,7 @@ class Worker:
             keeps = False
         if not keeps or left:
             wrong += self.clean()
-            left = self.place.left(self.place.empty)
+            left = self.place.left(self.place.empty, verb.grace_s)
         if left:
             if fault != "ENOENT" or NAMES.get(result["name"]) not in BELIEVED:
                 result["left"] = left

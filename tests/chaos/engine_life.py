@@ -43,7 +43,7 @@ def live(bundle: Path, state: Path, rootfs: str) -> None:
     """From the first word to the last."""
     engine = shim_client.Engine(bundle)
     engine.namespace = state.name
-    shim = None
+    shim, told = None, ""
     try:
         os.mkfifo(bundle / "log")
         told = engine.run("start", bundle, ID).decode()
@@ -51,10 +51,10 @@ def live(bundle: Path, state: Path, rootfs: str) -> None:
             raise OSError(f"start says {told!r}")
         shim = shim_client.Shim(engine, bundle, ID, told)
         serve(shim, str(state.parent), rootfs)
-    except (shim_client.Refused, OSError) as error:
+    except (shim_client.Refused, OSError, AssertionError) as error:
         give_up(shim, error)
         # no shim, no `delete`: a `start` that fails has left nothing
-        if (bundle / "address").exists():
+        if told:
             engine.run("delete", bundle, ID, check=False)
         (bundle / "config.json").unlink()
         sys.exit(1)

@@ -11,6 +11,7 @@ from runtime import system as os
 from runtime.errors import KernelError, Unsupported
 from runtime.linux import NAMESPACES
 from runtime.planner import mounts as planned
+from runtime.texts import lines, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,17 +60,11 @@ def points(pid: int | str) -> dict[str, Point]:
 
 def _mounts(pid: int | str) -> list[Point]:
     try:
-        fd = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        data = read(f"/proc/{pid}/mountinfo")
     except OSError as error:
         raise KernelError(f"read the mounts of process {pid}", error.errno or 0) from None
-    try:
-        parts = []
-        while part := os.read(fd, 1 << 18):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    # other escapes than octal ones do not occur; what is no UTF-8 goes back as it came
-    return [Point(line) for line in b"".join(parts).decode("utf-8", "surrogateescape").split("\n") if line]
+    # what is no UTF-8 goes back as it came
+    return [Point(line) for line in lines(os.fsdecode(data))]
 
 
 # -- mounts ------------------------------------------------------------------------------------------------------------

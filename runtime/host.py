@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from runtime import system as os
+from runtime.texts import lines, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,25 +125,10 @@ def library_path(name: str) -> str:
     return ""
 
 
-def _read(path: str, limit: int = 1 << 20) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        out = []
-        while limit > 0:
-            data = os.read(fd, min(limit, 65536))
-            if not data:
-                break
-            out.append(data)
-            limit -= len(data)
-        return b"".join(out)
-    finally:
-        os.close(fd)
-
-
 def _status(host: Host, key: bytes) -> str:
     text = host.__dict__.get("_status_text")
     if text is None:
-        text = host.__dict__["_status_text"] = _read("/proc/self/status")
+        text = host.__dict__["_status_text"] = read("/proc/self/status")
     start = text.find(b"\n" + key + b":")
     return text[start + len(key) + 2 : text.index(b"\n", start + 1)].decode().strip() if start >= 0 else ""
 
@@ -150,7 +136,7 @@ def _status(host: Host, key: bytes) -> str:
 def _in_user_ns(host: Host) -> bool:
     # the initial user namespace maps every id to itself, user_namespaces(7)
     try:
-        return _read("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+        return read("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
     except OSError:
         return False
 
@@ -158,7 +144,7 @@ def _in_user_ns(host: Host) -> bool:
 def _is_setgroups_denied(host: Host) -> bool:
     # user_namespaces(7): the price of a map that was written without privilege
     try:
-        return _read("/proc/self/setgroups", 16).strip() == b"deny"
+        return read("/proc/self/setgroups").strip() == b"deny"
     except OSError:
         return False
 
@@ -191,7 +177,7 @@ def _cgroup_mounts(host: Host) -> dict[str, str]:
     """v1 hierarchies as {controller or "name=x": mountpoint}; the first mount of each counts, as in runc."""
     mounts: dict[str, str] = {}
     unified = ""
-    for line in _read("/proc/self/mountinfo", 1 << 24).split(b"\n"):
+    for line in read("/proc/self/mountinfo").split(b"\n"):
         place = line.find(b" - cgroup")
         if place < 0:
             continue
@@ -239,7 +225,7 @@ def _cgroup_mode(host: Host) -> str:
 
 def _own_cgroups(host: Host) -> dict[str, str]:
     own = {}
-    for line in filter(None, _read("/proc/self/cgroup").decode("utf-8", "surrogateescape").split("\n")):
+    for line in lines(os.fsdecode(read("/proc/self/cgroup"))):
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):
             own[name] = path
@@ -252,7 +238,7 @@ def _has_selinux(host: Host) -> bool:
 
 def _has_apparmor(host: Host) -> bool:
     try:
-        return _read("/sys/module/apparmor/parameters/enabled", 16)[:1] == b"Y"
+        return read("/sys/module/apparmor/parameters/enabled")[:1] == b"Y"
     except OSError:
         return False
 
@@ -264,7 +250,7 @@ def _has_openat2(host: Host) -> bool:
 
 def _last_cap(host: Host) -> int:
     try:
-        return int(_read("/proc/sys/kernel/cap_last_cap", 16))
+        return int(read("/proc/sys/kernel/cap_last_cap"))
     except OSError:
         from runtime.linux import CAPABILITIES
 
@@ -292,7 +278,7 @@ _FINDERS: dict[str, Callable[[Host], Any]] = {
     "machine": lambda host: os.uname().machine,
     "is_systemd": lambda host: os.path.isdir("/run/systemd/system"),
     "has_openat2": _has_openat2,
-    "boot_id": lambda host: _read("/proc/sys/kernel/random/boot_id", 64).decode().strip(),
+    "boot_id": lambda host: read("/proc/sys/kernel/random/boot_id").decode().strip(),
     "page_size": lambda host: os.sysconf("SC_PAGESIZE"),
     "has_time_ns": lambda host: os.path.exists("/proc/self/ns/time"),
 }

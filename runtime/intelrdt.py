@@ -8,6 +8,7 @@ done, by the rules of config-linux.md, intelrdt; the steps are lines of the plan
 from __future__ import annotations
 
 from runtime import system as os
+from runtime import texts
 from runtime.errors import ConfigError, KernelError, Unsupported
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ class Group:
 
     def _compare(self) -> None:
         """A class that is there already is somebody's: it must say what we would write (`schemata` may add to it)."""
-        found = set(_values(_read(f"{self.path}/schemata")))
+        found = set(_values(os.fsdecode(texts.read(f"{self.path}/schemata"))))
         for line in self._lines:
             missing = [f"{kind}:{part}" for kind, part in _values(line) if (kind, part) not in found]
             if missing:
@@ -79,12 +80,12 @@ def make(path: str) -> None:
 def change(path: str, lines: tuple[str, ...]) -> Callable[[], None]:
     """Write lines to the schemata of a class, all or none; what is returned writes those that were there."""
     try:
-        before = _read(f"{path}/schemata")
+        before = os.fsdecode(texts.read(f"{path}/schemata"))
     except OSError as error:
         raise KernelError(f"read {path}/schemata", error.errno or 0) from None
 
     def put_back() -> None:
-        for line in filter(None, before.split("\n")):
+        for line in texts.lines(before):
             try:
                 _write(f"{path}/schemata", f"{line.strip()}\n")
             except OSError:
@@ -117,22 +118,11 @@ def remove(paths: list[str]) -> None:
 
 
 def _mount_point() -> str:
-    for line in filter(None, _read("/proc/self/mountinfo").split("\n")):
+    for line in texts.lines(os.fsdecode(texts.read("/proc/self/mountinfo"))):
         left, _, right = line.partition(" - ")
         if right.split(" ", 1)[0] in _KINDS:
             return left.split(" ")[4].replace("\\040", " ")
     return ""
-
-
-def _read(path: str) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        out = []
-        while data := os.read(fd, 1 << 16):
-            out.append(data)
-    finally:
-        os.close(fd)
-    return b"".join(out).decode("utf-8", "surrogateescape")
 
 
 def _write(path: str, text: str) -> None:
@@ -145,7 +135,7 @@ def _write(path: str, text: str) -> None:
 
 def _values(text: str) -> Iterator[tuple[str, str]]:
     """L3:0=f;1=ff as (L3, 0=f), (L3, 1=ff): the kernel fills lines up with blanks, and masks with zeros."""
-    for line in filter(None, text.split("\n")):
+    for line in texts.lines(text):
         kind, _, parts = line.strip().partition(":")
         for part in parts.split(";"):
             domain, equals, value = part.strip().partition("=")

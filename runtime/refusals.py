@@ -12,7 +12,7 @@ import stat
 from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODEV, ENOENT, ENOEXEC, ENOSYS, ENOTDIR, EPERM, ERANGE
 
 from runtime.linux import CLONE_NEWUSER
-from runtime.unprivileged import text
+from runtime.texts import lines, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def hint(op: Op, errno: int) -> str:
 
 def _lacking(number: int) -> str:
     """That this process has not the capability, where it has not."""
-    for line in filter(None, text("/proc/self/status").split("\n")):
+    for line in lines(text("/proc/self/status")):
         if line.startswith("CapEff:") and not int(line.split()[1], 16) >> number & 1:
             return ", which this process has not"
     return ""

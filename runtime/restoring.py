@@ -22,6 +22,7 @@ from runtime.errors import ConfigError, KernelError, StateError
 from runtime.launch import Launch, carry_out, words_for_status
 from runtime.making import Making
 from runtime.planner import Request, restorer
+from runtime.texts import lines, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -294,13 +295,8 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 def _cgroups(pid: int) -> list[tuple[str, str]]:
     """(controller, path) of each cgroup of a process, cgroups(7)."""
-    fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, 1 << 16).decode("utf-8", "surrogateescape")
-    finally:
-        os.close(fd)
     found = []
-    for line in filter(None, text.split("\n")):
+    for line in lines(os.fsdecode(read(f"/proc/{pid}/cgroup"))):
         _, names, path = line.split(":", 2)
         found += [(name, path) for name in names.split(",")]
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EACCES, ENOSPC, EPERM, EUSERS
 
 from runtime import system as os
+from runtime.texts import lines, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,23 +25,6 @@ SWITCHES = (
 
 #: where distributions begin to give subordinate ids (SUB_UID_MIN in login.defs(5)), and how many at a time
 FIRST, COUNT = 100000, 65536
-
-
-def text(path: str) -> str:
-    """What a file of the kernel's or of /etc holds, "" where it cannot be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        parts = []
-        while data := os.read(fd, 65536):
-            parts.append(data)
-        return b"".join(parts).decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
 
 
 # -- user namespaces -------------------------------------------------------------------------------------------------------
@@ -126,7 +110,7 @@ def ranges(path: str, uid: int) -> list[tuple[int, int]]:
 
 def _entries(path: str) -> list[tuple[str, int, int]]:
     found = []
-    for line in filter(None, text(path).split("\n")):
+    for line in lines(text(path)):
         owner, _, rest = line.strip().partition(":")
         first, _, count = rest.partition(":")
         if first.isdigit() and count.isdigit():

@@ -206,7 +206,7 @@ def fork_child(run: Callable[[], int], *, dies_with_us: bool = True) -> int:
         if pid == 0:
             status = NOT_EXECUTABLE
             try:
-                status = _shed(parent if dies_with_us else 0) or run()
+                status = shed(parent if dies_with_us else 0) or run()
             except (OSError, ImportError, KeyboardInterrupt) as error:
                 # a call that fails without a word cannot be told from a runtime that says nothing
                 why = _words(error) if isinstance(error, OSError) else str(error) or "interrupted"
@@ -222,8 +222,8 @@ def fork_child(run: Callable[[], int], *, dies_with_us: bool = True) -> int:
     return pid
 
 
-def _shed(parent: int) -> int:
-    """Give up what was ours. Not 0 where we have ended already."""
+def shed(parent: int) -> int:
+    """In a child: give up what was its parent's, and end with it. Not 0 where that has ended already."""
     # Garbage of ours stays where it is: looking for it would write to (and so copy) every page of the shim.
     gc.disable()
     set_wakeup_fd(-1)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import select
 
+from runtime.texts import lines, read
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +28,7 @@ _mounts: list[tuple[str, str, list[str]]] = []
 def cgroups_of(pid: int) -> dict[str, str]:
     """The directories of a process's cgroups: by controller on v1 ("memory", "pids", ...), and "" for the unified hierarchy."""
     paths: dict[str, str] = {}
-    for line in filter(None, _text(f"/proc/{pid}/cgroup").split("\n")):
+    for line in lines(os.fsdecode(read(f"/proc/{pid}/cgroup"))):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             paths[name] = path
@@ -42,25 +44,12 @@ def cgroups_of(pid: int) -> dict[str, str]:
 
 
 def _find_mounts() -> None:
-    # anybody who may mount with FUSE has a say in this text, and str.splitlines() knows more ends of lines than the kernel escapes
-    for line in filter(None, _text("/proc/self/mountinfo").split("\n")):
+    for line in lines(os.fsdecode(read("/proc/self/mountinfo"))):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
             root, point = (_plain(word) for word in before.split(" ")[3:5])
             _mounts.append((root, point, [""] if kind == "cgroup2" else options.split(",")))
-
-
-def _text(path: str) -> str:
-    """A file of /proc. Without open(): its layers of decoders cost a forked shim more memory than anything else here."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while part := os.read(fd, 64 << 10):
-            data += part
-    finally:
-        os.close(fd)
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _below(path: str, root: str) -> str | None:

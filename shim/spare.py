@@ -212,7 +212,19 @@ def fork(kind: str) -> Spare:
     return Spare(kind, pid, ours)
 
 
+def given(fd: int, pid: int) -> Spare:
+    """A create's that somebody else has started as a child of ours: by wait()."""
+    connection = socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    return Spare("create", pid, connection)
+
+
 # -- in the child ------------------------------------------------------------------------------------------------------
+
+
+def wait(fd: int, parent: int, kind: str) -> int:
+    """In a process of its own, a child of `parent`'s: what a child of fork() does."""
+    return engine.shed(parent) or _serve(fd, kind)
 
 
 def _serve(fd: int, kind: str) -> int:

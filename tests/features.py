@@ -245,6 +245,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     # its text is downloaded once, into build/; without a network there is none
     "specification": _specification,
     "runc": lambda: shutil.which("runc") is not None,
+    "crun": lambda: shutil.which("crun") is not None,
     # by default the newer one that tests/fixtures/criu.py downloads; without a network, or on a kernel too new for it, there is none
     "criu": _criu,
     "criu-memory-tracking": lambda: _criu_has("mem_dirty_track"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from runtime import system as os
 from runtime.cgroups import fs, walk
 from runtime.errors import CgroupError, ConfigError, StateError, Unsupported, UsageError
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def of_init(cgroup: Cgroup | NoCgroup, pid: int) -> list[str]:
     """
     own = cgroup.paths.get("", "")
     if own and walk.text(f"{own}/cgroup.subtree_control").strip():
-        for line in filter(None, walk.text(f"/proc/{pid}/cgroup").split("\n")):
+        for line in lines(walk.text(f"/proc/{pid}/cgroup")):
             path = _joined(cgroup.host.cgroup_unified, line[3:]) if line.startswith("0::") else ""
             if path.startswith(own + "/"):
                 return [f":{path[len(own) :]}"]

@@ -10,6 +10,7 @@ of its own. What a version cannot express is Unsupported and names the property:
 from __future__ import annotations
 
 from runtime.errors import ConfigError, Unsupported
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def _unified(version: int, files: dict[str, str]) -> list[Write]:
         if not (controller and dot and parameter and _FILE_NAME.issuperset(file)):
             raise _wrong("unified", f'"{file}" must be the name of a file, CONTROLLER.PARAMETER')
         # several lines are several settings, and the kernel takes one at a time
-        out += [(controller, file, line) for line in value.split("\n") if line]
+        out += [(controller, file, line) for line in lines(value)]
     return out
 
 

@@ -16,6 +16,7 @@ from errno import EBUSY
 from runtime import system as os
 from runtime.cgroups import fs, systemd_properties, walk
 from runtime.errors import CgroupError, Unsupported
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class Scope(fs.Cgroup):
         name = "" if self.version == 2 else _SYSTEMD_V1
         top = self.host.cgroup_unified if self.version == 2 else self.host.cgroup_mounts.get(name, "")
         wanted = self.paths.get(name, "")[len(top) :]
-        for line in filter(None, walk.text(f"/proc/{pid}/cgroup").split("\n")):
+        for line in lines(walk.text(f"/proc/{pid}/cgroup")):
             _, names, found = line.split(":", 2)
             # one that has died meanwhile says so, and why it has died will be told
             if names == name and found.removesuffix(" (deleted)") != wanted:

@@ -13,6 +13,7 @@ from errno import EINVAL
 from runtime import system as os
 from runtime.cgroups import devices, making, resources, walk
 from runtime.errors import CgroupError, Error
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _old(text: str, value: str) -> str:
     key, space, setting = value.partition(" ")
     if not space or ":" not in key:
         return text.strip()
-    for line in filter(None, text.split("\n")):
+    for line in lines(text):
         if line.startswith(key + " "):
             return line  # a file with a line for each device
     return f"{key} {setting.partition('=')[0]}=max" if "=" in setting else f"{key} 0"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EBUSY, ELOOP, ENAMETOOLONG, ENODEV, ENOENT, ENOTDIR, EOPNOTSUPP
 
 from runtime import system as os
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,8 +248,7 @@ def number(path: str) -> int:
 
 def value(path: str, key: str) -> int:
     """The number beside a key in a file of `key number` lines; 0 if there is none."""
-    # at line feeds alone, which the kernel escapes: of /proc/PID/status the first line is the process's own to choose
-    for line in filter(None, text(path).split("\n")):
+    for line in lines(text(path)):
         name, _, word = line.replace("\t", " ").partition(" ")
         if name == key and word.isascii() and word.isdigit():
             return int(word)

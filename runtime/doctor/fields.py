@@ -9,6 +9,7 @@ from runtime import linux, unprivileged
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, cgroups, kernel, trial
 from runtime.plan import Op
 from runtime.planner import sysctl
+from runtime.texts import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
         if why:
             advice = "load it as root with apparmor_parser, or take it out"
             yield Finding(ERROR, "bundle.apparmor-profile", "/process/apparmorProfile", why, advice)
-    score, own = wanted.get("oomScoreAdj"), kernel.text("/proc/self/oom_score_adj")
+    score, own = wanted.get("oomScoreAdj"), text("/proc/self/oom_score_adj")
     if score is not None and own.lstrip("-").isdigit() and score < int(own) and not privileged:
         found = f"{score}, and without CAP_SYS_RESOURCE it cannot be lowered below {own}"
         advice, severity = f"raise it to {own}, or leave it out", WARNING if host.is_rootless else ERROR
@@ -68,7 +69,7 @@ def process(host: Host, config: dict[str, Any]) -> Iterator[Finding]:
 def _too_high(limit: dict[str, Any], privileged: bool) -> tuple[str, str] | None:
     """Why a limit is more than can be had, and what to do."""
     name, asked = limit["type"], limit["hard"]
-    number, all_files = linux.RLIMITS.get(name), kernel.text("/proc/sys/fs/nr_open")
+    number, all_files = linux.RLIMITS.get(name), text("/proc/sys/fs/nr_open")
     if name == "RLIMIT_NOFILE" and all_files.isdigit() and asked > int(all_files):
         advice = f"lower it to {all_files}, or as root raise fs.nr_open"
         return f"{name} {asked}, and fs.nr_open allows nobody more than {all_files}", advice

@@ -8,6 +8,7 @@ from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, trial
 from runtime.ops import FLAG_RECURSIVE
 from runtime.plan import Op
 from runtime.refusals import FLOOR
+from runtime.texts import lines, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,15 +50,6 @@ def _version(host: Host) -> Finding:
     return Finding(
         ERROR, "kernel.version", "kernel", found, "boot a newer kernel: containers cannot be made on this one"
     )
-
-
-def text(path: str) -> str:
-    """What a file of the kernel's holds, "" where it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _interpreter() -> Finding:
@@ -163,7 +155,7 @@ def _pidfd() -> Finding:
 
 def filesystems() -> set[str]:
     """The types of file systems that the kernel has now; modules may bring more."""
-    return {line.split()[-1] for line in filter(None, text("/proc/filesystems").split("\n")) if line.split()}
+    return {line.split()[-1] for line in lines(text("/proc/filesystems")) if line.split()}
 
 
 def _filesystems() -> Finding:

@@ -6,7 +6,7 @@ import os
 
 from runtime import seccomp
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding
-from runtime.doctor.kernel import text
+from runtime.texts import text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.doctor.kernel import text
+from runtime.texts import lines, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ class Process:
         self.parent = int(rest.split()[1]) if rest else 0
         where = text(f"/proc/{pid}/wchan")
         self.where = "" if where == "0" else where
-        self.status = dict(
-            line.split(":\t", 1) for line in filter(None, text(f"/proc/{pid}/status").split("\n")) if ":\t" in line
-        )
+        self.status = dict(line.split(":\t", 1) for line in lines(text(f"/proc/{pid}/status")) if ":\t" in line)
         self.argv = text(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
     @property
@@ -98,8 +96,7 @@ class Process:
 
     def stack(self, limit: int = 6) -> str:
         """The innermost functions of its kernel stack, where we may read it (proc_pid_stack(5))."""
-        lines = filter(None, text(f"/proc/{self.pid}/stack").split("\n"))
-        names = [line.split("] ")[-1].partition("+")[0] for line in lines]
+        names = [line.split("] ")[-1].partition("+")[0] for line in lines(text(f"/proc/{self.pid}/stack"))]
         return " < ".join(names[:limit])
 
 
@@ -127,7 +124,7 @@ def holders(path: str) -> list[int]:
         return []
     wanted = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
     found = []
-    for line in filter(None, text("/proc/locks").split("\n")):
+    for line in lines(text("/proc/locks")):
         words = line.split()
         # 1: FLOCK ADVISORY WRITE 1234 00:1a:5678 0 EOF; a waiter has -> as its second word
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted and words[4].isdigit():

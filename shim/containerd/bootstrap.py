@@ -29,8 +29,8 @@ NAME = "io.containerd.pyrunc.v2"
 SOCKET_DIR = "/run/containerd/s"
 #: annotations of config.json by which containers share a shim: containerd's own, then CRI's pod
 GROUPS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
-#: containerd's, and the descriptor of front.c, which waits for what `start` would print
-_FLAGS = {"namespace", "id", "address", "publish-binary", "bundle", "socket", "front"}
+#: containerd's; and front.c's: the descriptor by which it waits for what `start` would print, and a spare's (shim/spare.py)
+_FLAGS = {"namespace", "id", "address", "publish-binary", "bundle", "socket", "front", "spare"}
 _SWITCHES = {"debug", "v", "info"}
 _SIGKILL = 9
 
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
         return 0
     if "info" in words:
         return _info()
+    if action == "spare":
+        return _be_spare(words)
     actions = {"start": _start, "delete": _delete}
     if action not in actions:
         raise UsageError(f'"{action}" is nothing that a shim is run for; {" and ".join(actions)} are')
@@ -106,8 +108,11 @@ def _start(words: dict[str, str]) -> int:
     address = words.get("address", "")
     program = os.path.abspath(sys.argv[0])
     nest = f"{folder}/nursery-{nursery.family(address, program)[:32]}"
-    spare = _spare() if front and not cgroup and not os.path.exists(nest) else None
-    path = f"{folder}/{sockets.PREFIX}{digest(_place(words, address))[: -len(sockets.PREFIX)]}"
+    given = words.get("spare", "")
+    spare = _spare(given) if front and not cgroup and not os.path.exists(nest) else None
+    if given and spare is None:
+        os.close(int(given.partition(",")[0]))  # it exits
+    path = f"{folder}/{sockets.PREFIX}{sockets.digest(_place(words, address))[: -len(sockets.PREFIX)]}"
     start = Start(
         words["namespace"],
         words["id"],
@@ -140,18 +145,38 @@ def _start(words: dict[str, str]) -> int:
     return 0
 
 
-def _spare() -> Spare | None:
-    """A child for the `create` that comes first, before anything else is loaded: it loads what that needs while we go on.
+def _spare(given: str) -> Spare | None:
+    """A child for the `create` that comes first: it loads what that needs while we go on.
 
-    For who will be the server, as it is: what a child has from us must not change any more (shim/spare.py).
+    `given` by front.c, which has it begin while we begin; else forked before anything else is loaded. It is for who will be the
+    server, as it is: what a child has from us must not change any more (shim/spare.py).
     """
+    from shim import spare
+
+    if given:
+        fd, _, pid = given.partition(",")
+        return spare.given(int(fd), int(pid))
     if not _is_settled():
         return None
-    from shim.spare import fork
+    _lead()
+    return spare.fork("create")
 
-    os.setsid()
+
+def _be_spare(words: dict[str, str]) -> int:
+    """What front.c starts beside the shim."""
+    from shim import spare
+
+    fd, _, parent = words.get("spare", "").partition(",")
+    if not (fd.isdigit() and parent.isdigit()):
+        raise UsageError(f'-spare "{words.get("spare", "")}" is not a descriptor and a process')
+    return spare.wait(int(fd), int(parent), "create")
+
+
+def _lead() -> None:
+    """A session of our own, of which front.c may have made us the leader already, and our score."""
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     _adjust_score(os.getpid())
-    return fork("create")
 
 
 def _is_settled() -> bool:
@@ -223,8 +248,7 @@ def _serve(start: Start, listener: socket, cgroup: str, front: str, spare: Spare
         if cgroup:
             placing.move(os.getpid(), cgroup)
         if spare is None:
-            os.setsid()
-            _adjust_score(os.getpid())
+            _lead()
         from _socket import socket
 
         connection = socket(fileno=int(front))
@@ -360,15 +384,6 @@ def _info() -> int:
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
-
-
-def digest(text: str) -> str:
-    """SHA-256 in hexadecimal; hashlib would load OpenSSL for it."""
-    try:
-        from _sha256 import sha256  # type: ignore[import-not-found]
-    except ImportError:
-        from hashlib import sha256
-    return str(sha256(os.fsencode(text)).hexdigest())
 
 
 def _write(path: str, text: str) -> None:

@@ -10,6 +10,10 @@
  * as what a shim does at its start. So the interpreter is a child of ours, which becomes the server as it is; we hand
  * on its answer, and are gone at once.
  *
+ * Where nobody of our kind is there yet, that interpreter gets a child at once that will be the first `create`: it
+ * loads what that needs while the other one loads what a server needs (shim/spare.py). Two interpreters start beside
+ * each other, which takes as long as one.
+ *
  *     the Python  ---- what is to be printed --->  prints it
  *                 <--- "go" ---------------------  exits     (without it the other one ends: bootstrap.py)
  *     exits, where it is not to be the server -->  exits with its status
@@ -37,6 +41,7 @@
 #define DEFAULT_ROOT "/run/containerd/pyrunc"
 #define OPTIONS_FILE "options.json"
 #define EXIT_STATUS (128 + 9)
+#define SOCKET_DIR "/run/containerd/s"
 #define NAME "containerd-shim-pyrunc-v2"
 
 struct words {
@@ -188,6 +193,57 @@ static void remove_dead_socket(void)
         unlink(text + 7);
 }
 
+/* Whether a shim runs already that may fork the next one: it has a `create` ready by itself. */
+static int is_nursery_there(void)
+{
+    DIR *folder = opendir(SOCKET_DIR);
+    if (!folder) return 0;
+    int found = 0;
+    for (struct dirent *entry; !found && (entry = readdir(folder));)
+        found = !strncmp(entry->d_name, "nursery-", 8);
+    closedir(folder);
+    return found;
+}
+
+/* One more than our parent's, as the Python would have it: the kernel should rather end a shim than containerd. */
+static void adjust_score(void)
+{
+    char text[16];
+    if (content("/proc/self/oom_score_adj", text, sizeof text) <= 0) return;
+    int score = atoi(text), fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    /* a refusal, as in a user namespace, changes nothing else */
+    if (dprintf(fd, "%d", score < 1000 ? score + 1 : 1000) < 0) errno = 0;
+    close(fd);
+}
+
+/* In the process that may become the server: a child that waits to be the first `create`. "FD,PID" into `told`, by
+ * which it is reached, or "" where there is none. All that it has from us is as the server's: the session, the score.
+ */
+static void have_spare(char *launcher, char told[32])
+{
+    int ends[2];
+    *told = 0;
+    if (getenv("NOTIFY_SOCKET") || getenv("SCHED_CORE") || is_nursery_there()) return;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return;
+    setsid();
+    adjust_score();
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) {
+        char number[32], action[] = "spare", flag[] = "-spare", *words[] = {launcher, flag, number, action, NULL};
+        int fd = dup(ends[1]), null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        /* not containerd's pipe: it waits for the end of it */
+        if (fd < 0 || null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0) _exit(1);
+        snprintf(number, sizeof number, "%d,%d", fd, parent);
+        execv(launcher, words);
+        _exit(1);
+    }
+    close(ends[1]);
+    int fd = pid > 0 ? dup(ends[0]) : -1;
+    close(ends[0]);
+    if (fd >= 0) snprintf(told, 32, "%d,%d", fd, pid);
+}
+
 /* What was written to a file, on our standard error, to which it did not go at once. */
 static void hand_on(int fd)
 {
@@ -203,10 +259,10 @@ static void hand_on(int fd)
 static int stand_in(char *launcher, char **argv)
 {
     int ends[2], count = 0, status;
-    char number[16], text[4096];
+    char number[16], spare[32], text[4096];
     while (argv[count])
         count++;
-    char *words[count + 3];
+    char *words[count + 5];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return -1;
     /* containerd has both our outputs in one pipe, and takes all of it for the address where we do not fail: what was
      * wrong and did no harm, which the interpreter may say without us, would hide the shim from it */
@@ -214,11 +270,13 @@ static int stand_in(char *launcher, char **argv)
     pid_t pid = fork();
     if (pid < 0) return -1;
     if (pid == 0) {
-        int fd = dup(ends[1]); /* the one that exec leaves open */
+        have_spare(launcher, spare); /* first: it must not have the end by which we are heard */
+        int fd = dup(ends[1]);       /* the one that exec leaves open */
         if (said >= 0) dup2(said, STDERR_FILENO);
         snprintf(number, sizeof number, "%d", fd);
         words[0] = launcher, words[1] = "-front", words[2] = number;
-        memcpy(words + 3, argv + 1, (size_t)count * sizeof *argv);
+        words[3] = "-spare", words[4] = spare;
+        memcpy(words + 5, argv + 1, (size_t)count * sizeof *argv);
         execv(launcher, words);
         fprintf(stderr, NAME ": start %s: %s\n", launcher, strerror(errno));
         _exit(1);

@@ -32,7 +32,8 @@ from _socket import (
 )
 from _struct import pack
 
-from shim.containerd.sockets import peer_of, remove_if_dead
+from runtime.texts import lines, text
+from shim.containerd.sockets import digest, peer_of, remove_if_dead
 from shim.descriptors import received
 
 TYPE_CHECKING = False
@@ -54,14 +55,12 @@ _FDS = 2
 
 def family(containerd: str, program: str) -> str:
     """A digest of all that a forked shim has from the one that forks it, and could have got otherwise from `start`'s caller."""
-    from shim.containerd.bootstrap import digest
-
     parts = [_PROTOCOL, containerd, program, str(os.getpriority(os.PRIO_PROCESS, 0))]
     for name in ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"):
         parts.append(_link(f"/proc/self/ns/{name}"))
-    parts += [_text("/proc/self/limits"), _text("/proc/self/attr/current")]
+    parts += [text("/proc/self/limits"), text("/proc/self/attr/current")]
     same = ("Uid", "Gid", "Groups", "Umask", "Cap", "NoNewPrivs", "Seccomp", "Cpus_allowed", "Mems_allowed")
-    parts += [line for line in filter(None, _text("/proc/self/status").split("\n")) if line.startswith(same)]
+    parts += [line for line in lines(text("/proc/self/status")) if line.startswith(same)]
     for path in (program, __file__, os.path.join(os.path.dirname(__file__), "../../packed.bin")):
         try:
             found = os.stat(path)
@@ -74,14 +73,6 @@ def family(containerd: str, program: str) -> str:
 def _link(path: str) -> str:
     try:
         return os.readlink(path)
-    except OSError:
-        return ""
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
 

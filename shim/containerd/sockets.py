@@ -80,3 +80,15 @@ def peer_of(fd: int) -> tuple[int, int, int]:
     finally:
         connection.detach()
     return pid, uid, gid
+
+
+def digest(text: str) -> str:
+    """SHA-256 in hexadecimal; hashlib would load OpenSSL for it, which takes 4 ms."""
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found]  # its name up to Python 3.11
+        except ImportError:
+            from hashlib import sha256
+    return str(sha256(os.fsencode(text)).hexdigest())

@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE)]
 import place as places  # noqa: E402 - found through the path above
+import unshared  # noqa: E402 - place's path
 from commands import VERBS  # noqa: E402 - found through the path above
 from worker import ERRNOS, NAMES, NEVER_FAIL, SIGNALS  # noqa: E402 - found through the path above
 
@@ -42,8 +43,7 @@ class Workers:
     """As many workers of one runtime as there are processors to be used."""
 
     def __init__(self, runtime: str, count: int, *, hides_unified: bool = False) -> None:
-        words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
-        self.words = [*words, sys.executable, str(HERE / "worker.py"), runtime]
+        self.words = [*unshared.WORDS, "--mount-proc", sys.executable, str(HERE / "worker.py"), runtime]
         self.listed: dict[str, Any] = {}
         self.hides = "hide" if hides_unified else "show"
         self.children = [self._start(number) for number in range(count)]

@@ -27,6 +27,7 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT / "tests/fixtures")]
 import criu  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
+import unshared  # noqa: E402 - found through the path above
 
 TOP = Path("/sys/fs/cgroup")
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -131,7 +132,7 @@ class Place:
         """Whether a process goes away in time."""
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
-            reap()
+            unshared.reap()
             if not os.path.exists(f"/proc/{pid}"):
                 return True
             time.sleep(0.002)
@@ -141,7 +142,7 @@ class Place:
 
     def seen(self) -> dict[str, set[str]]:
         """What there is now, of each kind, as text."""
-        reap()
+        unshared.reap()
         processes, namespaces = set(), set()
         own = {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -191,7 +192,7 @@ class Place:
             subprocess.run(["umount", "-l", path], capture_output=True)
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
-            reap()
+            unshared.reap()
             left = self.seen()
             for path in sorted(left["cgroup"], reverse=True):
                 freezer = Path(path, "freezer.state")
@@ -267,16 +268,6 @@ def check_alone() -> None:
         raise SystemExit(
             "a worker is process 1 of a pid namespace of its own: started by campaign.py, and by nobody else"
         )
-
-
-def reap() -> None:
-    """Process 1 collects every orphan."""
-    while True:
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                return
-        except ChildProcessError:
-            return
 
 
 def call_names() -> dict[int, str]:

@@ -10,6 +10,7 @@
     receiver    receiver(path) -> Receiver: a console socket that an engine would listen on
     read_until  read_until(fd, b"...") reads a pty until something has come out of it
     user rootless own   an ordinary user, the command as that user runs it, and bundles for it: tests/fixtures/users.py
+    calls       calls("chroot,seccomp", *words) runs a command of pyrunc under strace: the lines of these calls, whoever made them
     peer        "" for pyrunc itself, else the name of the runtime that PYRUNC= names
 
 `@pytest.mark.differs("why")` marks what runc 1.1.5, against which this suite was developed, is known to do otherwise (or
@@ -183,6 +184,19 @@ def running(pyrunc: Any, make: Any) -> Callable[..., Box]:
         return box
 
     return running
+
+
+@pytest.fixture
+def calls(pyrunc: Any, scratch: Path) -> Callable[..., list[str]]:
+    def calls(names: str, *words: Any) -> list[str]:
+        out = scratch / "calls"
+        strace = ["strace", "-f", "-qq", "-e", f"trace={names}", "-e", "signal=none", "-o", str(out)]
+        subprocess.run(
+            [*strace, *pyrunc.argv(*words)], env=pyrunc.env, stdin=subprocess.DEVNULL, check=True, timeout=60
+        )
+        return [line.split(maxsplit=1)[1] for line in out.read_text().split("\n") if line]
+
+    return calls
 
 
 @pytest.fixture

@@ -347,6 +347,16 @@ def test_personality(report, domain, machine, number):
     assert (found["machine"], found["personality"]) == (machine, number)
 
 
+@pytest.mark.differs("it does not know linux.personality")
+def test_personality_flags(pyrunc, make, scratch):
+    """config-linux.md, personality: the specification has none, so that what is given cannot be meant for anybody."""
+    made = make(
+        lambda c: c["linux"].update(personality={"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}), "/bin/true"
+    )
+    pyrunc("--log", scratch / "log", "run", "-b", made, pyrunc.id())
+    assert "linux.personality.flags" in (scratch / "log").read_text()
+
+
 @pytest.mark.differs("it hands on the caller's")
 def test_affinity_of_the_caller_is_not_inherited(report):
     every = sorted(os.sched_getaffinity(0))

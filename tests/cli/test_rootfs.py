@@ -167,6 +167,15 @@ def test_no_pivot(report, each):
     assert answer["errno"] == "ENOENT"
 
 
+@pytest.mark.requires("root")
+@pytest.mark.parametrize("options", [(), ("--no-pivot",)], ids=["pivot", "no-pivot"])
+def test_how_the_root_is_changed(calls, make, pyrunc, options):
+    """Where the root is the kernel's own ramfs, pivot_root(2) cannot be called at all: it is not, then."""
+    made = calls("pivot_root,chroot", "run", "-b", make(None, "/bin/true"), *options, pyrunc.id())
+    names = {line.partition("(")[0] for line in made if line.endswith("= 0")}
+    assert names == ({"chroot"} if options else {"pivot_root"}), made
+
+
 @pytest.mark.parametrize(
     "word, pattern",
     [

@@ -69,6 +69,20 @@ def test_without_a_final_affinity_the_cgroups_is_left_alone(running):
     assert allowed(final="") == allowed()
 
 
+@pytest.mark.differs("it has no such property")
+@pytest.mark.requires("two-cpus", "root")
+def test_the_first_affinity_holds_until_the_process_is_in_the_cgroup(calls, running):
+    """It is for who must not be disturbed by what starts there (config.md, execCPUAffinity): nobody sees it from inside."""
+    box = running()
+    first, last = sorted(os.sched_getaffinity(0))[:2]
+    path = box.process(args=["/bin/true"], execCPUAffinity={"initial": str(first), "final": str(last)})
+    made = calls("sched_setaffinity,setns", "exec", "--process", path, box.id)
+    wanted = [("sched_setaffinity", f" [{first}])"), ("setns", "CLONE_NEW"), ("sched_setaffinity", f" [{last}])")]
+    done = [line for line in made if line.endswith("= 0")]
+    found = [(name, word) for line in done for name, word in wanted if line.startswith(name) and word in line]
+    assert list(dict.fromkeys(found)) == wanted, made
+
+
 @pytest.mark.requires("root")
 def test_ownership_of_the_rootfs_is_not_changed_for_a_user_namespace(pyrunc, make):
     def edit(config):

@@ -13,12 +13,9 @@ explains nothing is wrong too, unless only a sample is run. Needs root.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
-import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,11 +24,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE)]
+sys.path[:0] = [str(HERE), str(ROOT / "tests/fixtures")]
 
 import cases  # noqa: E402 - found through the path above
 import explained  # noqa: E402
 import runtimes  # noqa: E402
+import unshared  # noqa: E402
 
 #: what `make differential` runs, and what the table is complete for
 CASES, SEED = 300, 1
@@ -63,12 +61,7 @@ def main() -> int:
     if os.geteuid():
         raise SystemExit("the comparison needs root")
     if not arguments.inside:
-        unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        # unshare does not listen to SIGTERM, and what is inside ends with it
-        die = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-        return subprocess.run(
-            [*unshare, sys.executable, __file__, "--inside", *sys.argv[1:]], preexec_fn=die
-        ).returncode
+        return unshared.run([__file__, "--inside", *sys.argv[1:]])
     return compare(arguments)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import facts
+import unshared
 from cases import Case
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -157,12 +158,7 @@ class Life:
                 pass
         if self.holder is not None:
             self.holder.communicate()
-        while True:
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    break
-            except ChildProcessError:
-                break
+        unshared.reap()
         for top in cgroups(self.id):
             for folder, _, _ in os.walk(top, topdown=False):
                 try:

@@ -40,9 +40,10 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
-sys.path[:0] = [str(HERE)]
+sys.path[:0] = [str(HERE), str(HERE.parent / "fixtures")]
 
-from packages import BUILD, PATH, need  # noqa: E402 - found through the path above
+import unshared  # noqa: E402 - found through the path above
+from packages import BUILD, PATH, need  # noqa: E402
 from processes import Dialogue, Result, Running, Terminal, missing, until  # noqa: E402
 
 __all__ = ["BUILD", "PATH", "Dialogue", "Lab", "Mark", "Result", "Running", "Terminal", "missing", "need", "until"]
@@ -109,19 +110,9 @@ class Lab:
 
     def _start(self, control: socket.socket, omitted: list[str]) -> subprocess.Popen[bytes]:
         # In its cgroups first: the root of a cgroup namespace is where its creator was.
-        script = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 1; shift; done; shift; exec unshare "$@"'
+        script = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
         inside = [sys.executable, "-IS", HERE / "inside.py", control.fileno(), self.dir, self.tree or "/", *omitted]
-        unshare = [
-            "--mount",
-            "--propagation",
-            "private",
-            "--pid",
-            "--net",
-            "--ipc",
-            "--cgroup",
-            "--fork",
-            "--kill-child",
-        ]
+        unshare = [*unshared.WORDS, "--net", "--ipc", "--cgroup"]
         with (self.dir / "init.log").open("wb") as log:
             started = subprocess.Popen(
                 ["/bin/sh", "-c", script, "sh", *map(str, self.cgroups), "--", *unshare, "--", *map(str, inside)],

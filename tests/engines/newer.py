@@ -156,7 +156,9 @@ def _stage() -> None:
     lib, launchers = STAGED / "lib/pyrunc", STAGED / "bin"
     places = ["--lib", str(lib), "--bin", str(launchers), "--kernel", str(BUILD / "kernel"), "--site", str(site)]
     python = f"/usr/bin/python{PYTHON}"
-    _must(inside(TREE, python, "-I", str(SOURCE / "stage.py"), *places, "--interpreter", python))
+    if why := inside(TREE, python, "-I", str(SOURCE / "stage.py"), *places, "--interpreter", python):
+        # what is ours and fails is no missing feature
+        raise AssertionError(f"stage.py under Python {PYTHON}: {why}")
     # the commit is git's word, which the tree does not have
     shutil.copy(BUILD / "lib/pyrunc/runtime/COMMIT", lib / "runtime/COMMIT")
     stamp.write_text(built)

@@ -324,4 +324,7 @@ def test_oomkilled(monitored):
     monitored("run", "--name", "hungry", "--memory", "16m", BB, "sh", "-c", script, status=137)
     killed = monitored.inspect("hungry", "{{.State.OOMKilled}}")
     monitored("rm", "hungry")
+    if not monitored.is_ours:
+        # conmon writes its file into its working directory as well, which is the machine's root
+        monitored.lab.run("rm", "-f", "/oom")
     assert killed == "true" or not monitored.is_ours, "conmon 2.1.6 misses the event of cgroup v1, ours may not"

@@ -6,13 +6,11 @@ the fuzzer needs real cgroups.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
-import signal
 import subprocess
-import sys
 from pathlib import Path
+
+import unshared
 
 #: in the environment of who is inside
 INSIDE = "PYRUNC_FUZZ_INSIDE"
@@ -20,22 +18,8 @@ INSIDE = "PYRUNC_FUZZ_INSIDE"
 
 def enter(words: list[str], place: Path, *, covers_cgroups: bool) -> int:
     """Run a Python program with these words in there; its exit status."""
-    unshare = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "--pid",
-        "--net",
-        "--ipc",
-        "--uts",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-    ]
-    die = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     env = {**os.environ, INSIDE: f"{int(covers_cgroups)}{place}"}
-    return subprocess.run([*unshare, sys.executable, *words], env=env, preexec_fn=die).returncode
+    return unshared.run(words, "--net", "--ipc", "--uts", env=env)
 
 
 def close() -> None:

@@ -189,8 +189,8 @@ class Text(Target):
 @contextlib.contextmanager
 def reading(module: Any, text: bytes) -> Any:
     """The module's reader of small files says this."""
-    say: Callable[..., bytes] = lambda path, limit=0: text  # noqa: E731
-    with patch.object(module, "_read", say):
+    say: Callable[..., bytes] = lambda path: text  # noqa: E731
+    with patch.object(module, "read", say):
         yield
 
 

@@ -15,7 +15,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
         "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
-    0: ("system", "annotation", "journal", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged", "refusals"),
+    0: ("system", "annotation", "journal", "inherited", "plan", "ops", "wire", "linux", "host", "identity", "errors", "log", "jsonio", "texts", "packed", "_libseccomp", "_libsystemd", "kernel", "unprivileged", "refusals"),
 }  # fmt: skip
 
 #: modules of one floor that were one module until it grew too long, and still know each other; floor 0 is all siblings
@@ -59,7 +59,7 @@ FENCES = {
 }
 
 #: what the shim shares with the runtime: tools, and nothing that knows what a container is
-SHIM_MAY = {"runtime", "runtime.kernel", "runtime.jsonio", "runtime.errors"}
+SHIM_MAY = {"runtime", "runtime.kernel", "runtime.jsonio", "runtime.errors", "runtime.texts"}
 #: and what its one link enters besides, in a forked child: the command line, and the copy of the environment it reads
 ENGINE_MAY = {"runtime.__main__", "runtime.system"}
 

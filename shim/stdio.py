@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EINVAL, EIO, ENOSYS, ETIMEDOUT
+from errno import EIO, EPIPE, ETIMEDOUT
 from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
 
 TYPE_CHECKING = False
@@ -194,8 +194,8 @@ class Copy:
                 self._wait(is_full=bool(self._held) or not self._has_room())
             return
         except OSError as error:
-            if error.errno in (EINVAL, ENOSYS) and self._is_splicing:
-                # not for these two files; what a pipe or a terminal had is still there
+            if error.errno != EPIPE and self._is_splicing:
+                # not for these two files, or not now; what a pipe or a terminal had is still there
                 self._is_splicing = False
                 self._again()
             else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from place import FACTS, GRACE_S, ID, MONITORS, Place
 
 LIFE = Path(__file__).with_name("engine_life.py")
+SIGNALS = {"KILL": 9, "TERM": 15, "INT": 2}
 #: exit status of the program that containers and exec run
 STATUS = 7
 
@@ -253,7 +254,8 @@ class State(Verb):
         return self.made(start=True)
 
     def effect(self, out: str, fault: str) -> str:
-        return "" if '"running"' in out else "state: another word"
+        # what /proc says is not there has ended
+        return "" if '"running"' in out or (fault == "ENOENT" and '"stopped"' in out) else "state: another word"
 
 
 class Shim(Run):
@@ -322,7 +324,10 @@ class Containerd(Verb):
         return True
 
     def effect(self, out: str, fault: str) -> str:
+        ends = [f": {128 + number}, and not" for name, number in SIGNALS.items() if name == fault]
         wrong = [line for line in out.splitlines() if line.startswith("wrong: ")]
+        if ends and ("END\n" not in out or any(ends[0] in line for line in wrong)):
+            return ""  # the container's process, or the one beside it, has ended by it, and that is what is told
         return wrong[0] if wrong else self.same(out, fault)
 
 

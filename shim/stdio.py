@@ -15,6 +15,8 @@ import select
 from errno import EIO, EPIPE, ETIMEDOUT
 from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
 
+from shim.descriptors import close_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,8 +241,7 @@ class Copy:
         if self._timer is not None:
             self._timer.cancel()
         for fds in (self._own, self._close_source, self._close_sink):
-            while fds:
-                os.close(fds.pop())
+            close_all(fds)
         if errno >= 0:
             self._done(self.count, errno)
 

@@ -35,6 +35,8 @@ ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 HANG_S = 5.0
 #: what a process that was killed may take to go, and its cgroup after it
 GRACE_S = 2.0
+#: how often process 1 collects orphans while a command runs, which may wait for their going
+REAP_S = 0.02
 ID = "c"
 KINDS = ("process", "cgroup", "mount", "namespace", "descriptor", "file")
 
@@ -112,7 +114,9 @@ class Place:
         with open(self.out / to, "wb") as out, open(self.out / "stderr", "wb") as err:
             child = subprocess.Popen(argv, stdin=self.stdin, stdout=out, stderr=err, env=self.env, cwd="/")
             pidfd = os.pidfd_open(child.pid)  # Popen.wait() with a limit sleeps, by up to 50 ms too long
-            is_late = not select.select([pidfd], [], [], limit)[0]
+            while not (has_ended := select.select([pidfd], [], [], REAP_S)[0]) and time.monotonic() - start < limit:
+                unshared.reap(child.pid)
+            is_late = not has_ended
             os.close(pidfd)
             if is_late:
                 child.kill()

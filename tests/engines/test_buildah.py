@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+from features import has
 from lab import need
 from podman_lab import BB, inside
 
@@ -57,8 +58,9 @@ def test_build_caches(podman, context):
 
 
 def test_build_limits(podman, context):
+    limit = "memory.max" if has("cgroup-v2") else "memory/memory.limit_in_bytes"
     (context / "Dockerfile").write_text(
-        f"FROM {BB}\nRUN cat /sys/fs/cgroup/memory/memory.limit_in_bytes && ulimit -n && grep CapEff /proc/self/status\n"
+        f"FROM {BB}\nRUN cat /sys/fs/cgroup/{limit} && ulimit -n && grep CapEff /proc/self/status\n"
     )
     out = podman(
         "build", "--no-cache", "--memory", "77m", "--ulimit", "nofile=99:99", "--cap-drop", "ALL", context

@@ -29,11 +29,18 @@ _CONTAINERS = (dict, list)
 
 
 class _NotANumber(Exception):
-    """NaN or an infinity: words that JavaScript knows and JSON does not."""
+    """NaN or an infinity: words that JavaScript knows and JSON does not; or a number that becomes one."""
 
 
 def _constant(word: str) -> NoReturn:
     raise _NotANumber(word)
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if value - value:
+        raise _NotANumber(word)
+    return value
 
 
 class _Rules:
@@ -42,7 +49,7 @@ class _Rules:
     strict = True  # no control characters in strings
     object_hook = None
     object_pairs_hook = None  # of two members with one name the last is taken, as Go does
-    parse_float = float
+    parse_float = staticmethod(_finite)
     parse_int = int
     parse_constant = staticmethod(_constant)
 
@@ -145,7 +152,7 @@ def pointer(*words: object) -> str:
 def _slow_scan(text: str, start: int) -> tuple[object, int]:
     import json
 
-    return json.JSONDecoder(parse_constant=_constant).raw_decode(text, start)
+    return json.JSONDecoder(parse_constant=_constant, parse_float=_finite).raw_decode(text, start)
 
 
 def _quote_slowly(text: str) -> str:
@@ -183,7 +190,7 @@ def _explain_text(data: bytes, source: str) -> NoReturn:
     if not text.strip(_WHITESPACE):
         raise fault("empty, where a JSON document was expected", len(text))
     try:
-        json.loads(text, parse_constant=_constant)
+        json.loads(text, parse_constant=_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         found = text[error.pos : error.pos + 1]
         why = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
@@ -195,7 +202,8 @@ def _explain_text(data: bytes, source: str) -> NoReturn:
     except _NotANumber as error:
         # the scanner reads no further than the word: what follows it may be its neighbour, as in NaN5
         at = next((m.start() for m in _tokens(text) if m[0][0] != '"' and m[0].startswith(str(error))), 0)
-        raise fault(f"not JSON: {error} is not a number", at) from None
+        is_word = str(error)[-1].isalpha()
+        raise fault(f"not JSON: {error} is not a number" if is_word else "a number that is too large", at) from None
     except RecursionError:
         raise fault("nested far too deeply", 0) from None
     except ValueError:  # int() refuses what takes it too long (CVE-2020-10735)

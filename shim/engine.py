@@ -30,6 +30,7 @@ from _signal import (
 from fcntl import F_ADD_SEALS, F_DUPFD_CLOEXEC, F_SEAL_GROW, fcntl
 
 from runtime import kernel
+from shim.descriptors import close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Engine:
             how = (stdin, out, err), pass_fds, cwd, env
             pid = self._begin(words, *how, lambda status: ended(status, 0))
         except OSError as error:
-            _close(caught)
+            close_all(caught)
             text = f"start the runtime: {_words(error)}\n".encode()
             self._loop.soon(lambda: done(Answer(1, b"", text)))
             return 0
@@ -131,7 +132,7 @@ class Engine:
             is_over = True
             texts = _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
             answer = Answer(status, *texts)
-            _close(caught)
+            close_all(caught)
             try:
                 done(answer)
             finally:
@@ -386,11 +387,6 @@ def _caught(fd: int, limit: int) -> bytes:
     length = os.lseek(fd, 0, os.SEEK_CUR)
     start = max(0, length - limit)
     return os.pread(fd, length - start, start)
-
-
-def _close(fds: list[int]) -> None:
-    while fds:
-        os.close(fds.pop())
 
 
 def _words(error: OSError) -> str:

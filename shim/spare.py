@@ -32,7 +32,7 @@ from errno import EMSGSIZE
 from select import EPOLLIN
 
 from shim import engine
-from shim.descriptors import received
+from shim.descriptors import close_all, received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Spare:
     def close(self) -> None:
         """Hear no more of it; one that still waits exits."""
         self.wait_for(None)
-        self._connection.close()
+        close_all([self._connection.detach()])
 
 
 class Spares:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import select
-from errno import EINVAL, EIO, ENOSYS, ETIMEDOUT
+from errno import EIO, EPIPE, ETIMEDOUT
 from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
+
+from shim.descriptors import close_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,8 +196,8 @@ class Copy:
                 self._wait(is_full=bool(self._held) or not self._has_room())
             return
         except OSError as error:
-            if error.errno in (EINVAL, ENOSYS) and self._is_splicing:
-                # not for these two files; what a pipe or a terminal had is still there
+            if error.errno != EPIPE and self._is_splicing:
+                # not for these two files, or not now; what a pipe or a terminal had is still there
                 self._is_splicing = False
                 self._again()
             else:
@@ -239,8 +241,7 @@ class Copy:
         if self._timer is not None:
             self._timer.cancel()
         for fds in (self._own, self._close_source, self._close_sink):
-            while fds:
-                os.close(fds.pop())
+            close_all(fds)
         if errno >= 0:
             self._done(self.count, errno)
 

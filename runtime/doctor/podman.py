@@ -78,7 +78,7 @@ def _listed(name: str, key: str, found: settings.Settings, cost: str) -> Finding
     words = found.get("engine", key)
     if isinstance(words, list) and name in words:
         return Finding(OK, id_, f"engine.{key}", f"has {name}")
-    names = [*(words if isinstance(words, list) else ("crun", "runc")), name]
+    names = [*map(str, words if isinstance(words, list) else ("crun", "runc")), name]
     listed = ", ".join(f'"{word}"' for word in dict.fromkeys(names))
     severity = WARNING if key == "runtime_supports_json" else NOTE
     return Finding(severity, id_, f"engine.{key}", f"has no {name}: {cost}", f"below [engine]:\n  {key} = [{listed}]")

@@ -249,8 +249,10 @@ static void hand_on(int fd)
 {
     char text[4096];
     ssize_t length;
-    for (off_t at = 0; (length = pread(fd, text, sizeof text, at)) > 0; at += length)
+    off_t at = 0;
+    for (; (length = pread(fd, text, sizeof text, at)) > 0; at += length)
         if (write(STDERR_FILENO, text, (size_t)length) != length) return;
+    if (!at) fprintf(stderr, NAME ": start: the shim has ended before it could be told of\n");
 }
 
 /* Have a child do it, which is told of us by the words "-front FD", and print what it says. Our exit status. */

@@ -142,7 +142,7 @@ def wait_for_go(connection: socket, said: bytes | None = None) -> bytes:
         connection.settimeout(_WORD_S)
         try:
             connection.send(str(os.getpid()).encode() if said is None else said)
-        except OSError:
+        except ConnectionError:
             pass  # it has given up, and may have said so
         try:
             return connection.recv(8)
@@ -166,7 +166,7 @@ def wait_or_end(path: str, connection: socket, said: bytes | None = None) -> Non
             os.unlink(path)
         except OSError:
             pass
-    os._exit(0)
+    os._exit(int(word != b"no"))
 
 
 # -- being asked -------------------------------------------------------------------------------------------------------

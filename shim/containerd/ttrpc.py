@@ -199,10 +199,14 @@ class Server:
             fd, _ = self._listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return  # gone again, or no descriptor left: the next one may have more luck
-        if peer_of(fd)[1:] != (os.geteuid(), os.getegid()):
+        try:
+            is_ours = peer_of(fd)[1:] == (os.geteuid(), os.getegid())
+            os.set_blocking(fd, False)
+        except OSError:
+            is_ours = False  # whoever it is must not wait for ever for an answer
+        if not is_ours:
             os.close(fd)
             return
-        os.set_blocking(fd, False)
         self.connections.add(Connection(self._loop, fd, self))
 
     def leave(self, connection: Connection) -> None:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from place import FACTS, ID, MONITORS, Place
+from place import FACTS, GRACE_S, ID, MONITORS, Place
 
 LIFE = Path(__file__).with_name("engine_life.py")
+SIGNALS = {"KILL": 9, "TERM": 15, "INT": 2}
 #: exit status of the program that containers and exec run
 STATUS = 7
 
@@ -36,6 +37,8 @@ class Verb:
     others: tuple[int, ...] = ()
     #: whether the program is not the runtime but one that comes with ours
     programs = False
+    #: how long what is left may still take to go
+    grace_s = GRACE_S
     #: whether init, which waits since `create`, is traced as process 1
     attaches = False
 
@@ -251,7 +254,8 @@ class State(Verb):
         return self.made(start=True)
 
     def effect(self, out: str, fault: str) -> str:
-        return "" if '"running"' in out else "state: another word"
+        # what /proc says is not there has ended
+        return "" if '"running"' in out or (fault == "ENOENT" and '"stopped"' in out) else "state: another word"
 
 
 class Shim(Run):
@@ -299,6 +303,9 @@ class Conmon(Verb):
 class Containerd(Verb):
     """What containerd has a shim do in one container's life (engine_life.py)."""
 
+    #: a shim that has lost its connection is given up by containerd, and looks for itself whether it is still wanted
+    grace_s = 12.0
+
     programs = True
     #: who plays containerd
     others = (0,)
@@ -309,17 +316,18 @@ class Containerd(Verb):
         return [sys.executable, str(LIFE), bundle, str(place.root), rootfs]
 
     def ready(self) -> bool:
-        """The bundle is containerd's, and it removes it, whatever is in it."""
-        config = self.place.bundles["mounted"] / "config.json"
-        for path in config.parent.iterdir():
-            if path.is_dir():
-                path.rmdir()
-            elif path != config:
-                path.unlink()
+        """The bundle is containerd's, which makes it, and removes it with whatever is in it."""
+        bundle = self.place.bundles["mounted"]
+        for path in bundle.iterdir():
+            path.rmdir() if path.is_dir() else path.unlink()
+        (bundle / "config.json").write_text(self.place.configs["mounted"])
         return True
 
     def effect(self, out: str, fault: str) -> str:
+        ends = [f": {128 + number}, and not" for name, number in SIGNALS.items() if name == fault]
         wrong = [line for line in out.splitlines() if line.startswith("wrong: ")]
+        if ends and ("END\n" not in out or any(ends[0] in line for line in wrong)):
+            return ""  # the container's process, or the one beside it, has ended by it, and that is what is told
         return wrong[0] if wrong else self.same(out, fault)
 
 

@@ -35,6 +35,8 @@ ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 HANG_S = 5.0
 #: what a process that was killed may take to go, and its cgroup after it
 GRACE_S = 2.0
+#: how often process 1 collects orphans while a command runs, which may wait for their going
+REAP_S = 0.02
 ID = "c"
 KINDS = ("process", "cgroup", "mount", "namespace", "descriptor", "file")
 
@@ -60,6 +62,7 @@ class Place:
         self.out = self.dir / "out"
         self.dir.mkdir()
         self.bundles: dict[str, Path] = {}
+        self.configs: dict[str, str] = {}
         (self.dir / "bundles").mkdir()
         rootfs = self.bundles["rootfs"] = mkrootfs.rootfs(self.dir / "bundles/rootfs")
         for name, args, edit in BUNDLES:
@@ -78,7 +81,8 @@ class Place:
             }
             config["process"] |= {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}], "oomScoreAdj": 100}
             edit(config)
-            (self.bundles[name] / "config.json").write_text(json.dumps(config))
+            self.configs[name] = json.dumps(config)
+            (self.bundles[name] / "config.json").write_text(self.configs[name])
         self.cgroups = [path for path in (TOP, *TOP.iterdir()) if os.path.exists(path / "cgroup.procs")]
         self.cgroups = [path for path in self.cgroups if os.path.ismount(path)]
         for name in ("out/stdout", "out/init", "out/stderr", "out/trace"):
@@ -110,7 +114,9 @@ class Place:
         with open(self.out / to, "wb") as out, open(self.out / "stderr", "wb") as err:
             child = subprocess.Popen(argv, stdin=self.stdin, stdout=out, stderr=err, env=self.env, cwd="/")
             pidfd = os.pidfd_open(child.pid)  # Popen.wait() with a limit sleeps, by up to 50 ms too long
-            is_late = not select.select([pidfd], [], [], limit)[0]
+            while not (has_ended := select.select([pidfd], [], [], REAP_S)[0]) and time.monotonic() - start < limit:
+                unshared.reap(child.pid)
+            is_late = not has_ended
             os.close(pidfd)
             if is_late:
                 child.kill()
@@ -167,9 +173,9 @@ class Place:
             "file": {path for top in (self.dir, Path("/run")) for path in _files(top)},
         }
 
-    def left(self, before: dict[str, set[str]]) -> dict[str, list[str]]:
+    def left(self, before: dict[str, set[str]], grace_s: float = GRACE_S) -> dict[str, list[str]]:
         """What is there and was not before, once everything has had its time to go."""
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + grace_s
         while True:
             now = self.seen()
             found = {kind: sorted(now[kind] - before[kind]) for kind in KINDS if now[kind] - before[kind]}

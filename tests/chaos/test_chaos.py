@@ -68,6 +68,7 @@ ONCE = {
     "signals stay blocked after a fork": ("shim", 0, ("rt_sigprocmask",), 8, "ENOSPC"),
     "nobody is woken by a signal": ("shim", 0, ("write",), 6, "ENOSYS"),
     "what tells the pid is left": ("shim", 0, ("wait4",), 6, "KILL"),
+    "the shim waits for a word after one that was lost": ("containerd", 2, ("sendto",), 40, "EPERM"),
     "what a child could not do is taken for the address of a shim": ("containerd", 3, ("prctl",), 1, "ENOSYS"),
     "a child is interrupted before there is a command": ("shim", 1, ("pread64",), 40, "INT"),
 }

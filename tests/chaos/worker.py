@@ -143,11 +143,13 @@ class Worker:
             # what the interpreter says of itself, before the first line of ours or after the last one
             is_ours = "runtime/" in err or "internal error" in err or not self.place.is_ours
             result["bug" if is_ours else "interpreter"] = err.strip()[-1500:]
+        is_believed = fault == "ENOENT" and NAMES.get(result["name"]) in BELIEVED
         if fault in ERRNOS and status == -signal.SIGSEGV and not process and call < LOADING:
             result["interpreter"] = "it could not be loaded"
         wrong = []
         if "hang" not in result and "interpreter" not in result:
-            wrong = [why] if (why := self.judge(verb, process, fault, status, out, err)) else []
+            why = self.judge(verb, process, fault, status, out, err)
+            wrong = [why] if why and not (is_believed and why.startswith("delete left")) else []
         keeps = self.kept is verb
         left = self.place.left(self.before) if keeps else {}
         if keeps and self.place.state().get("pid") != verb.pid:
@@ -155,9 +157,9 @@ class Worker:
             keeps = False
         if not keeps or left:
             wrong += self.clean()
-            left = self.place.left(self.place.empty)
+            left = self.place.left(self.place.empty, verb.grace_s)
         if left:
-            if fault != "ENOENT" or NAMES.get(result["name"]) not in BELIEVED:
+            if not is_believed:
                 result["left"] = left
             self.place.tidy()
         if wrong:

@@ -67,6 +67,7 @@ def test_great_integers_stay_exact() -> None:
         (b'{"s": "NaN",\n"a": NaN}', (2, 6), "not JSON: NaN is not a number"),
         (b"[-Infinity]", (1, 2), "not JSON: -Infinity is not a number"),
         (b"[Infinity]", (1, 2), "not JSON: Infinity is not a number"),
+        (b'["1e999",\n-1e999]', (2, 1), "a number that is too large"),
         (b'{\n"a": "\xff"}', (2, 7), "not UTF-8: byte 0xff"),
         (b"\xed\xa0\x80", (1, 1), "not UTF-8: byte 0xed"),
         (b"\xef\xbb\xbf{}", (1, 1), "starts with a byte order mark, which JSON does not allow"),

@@ -75,15 +75,25 @@ def test_a_cgroup_above_that_holds_processes_passes_nothing_on(path: str, make: 
     assert str(raised.value).endswith("[linux.resources.memory.limit]")
     assert not Path(above.paths[""], "below").exists()
     beside = attempt(f"{path}/below")  # without limits, all is well
-    other = run_in(beside, sleep)
-    # what threads could have beside the others, it does not pass on to processes either, where some are below it already
-    with pytest.raises(Unsupported, match="does not pass the controller pids on: it holds processes itself"):
-        attempt(f"{path}/third", pids={"limit": 9})
-    os.kill(other, 9)
-    assert status(other) == -9
     beside.destroy()
     os.kill(pid, 9)
     assert status(pid) == -9
+
+
+def test_what_threads_could_have_is_not_passed_on_beside_processes_below(
+    path: str, make: Callable[..., fs.Cgroup]
+) -> None:
+    """cgroups(7): once a cgroup below has processes too, it takes no threaded controllers from one that has some itself."""
+    above, below = make(), make("/by-somebody")
+    controllers = Path(above.paths[""], "cgroup.subtree_control")
+    controllers.write_text(" ".join(f"-{name}" for name in controllers.read_text().split()))
+    pids = [run_in(below, sleep), run_in(above, sleep)]
+    assert (sorted(above.pids()), below.pids()) == (sorted(pids), [pids[0]])
+    with pytest.raises(Unsupported, match="does not pass the controller pids on: it holds processes itself"):
+        attempt(f"{path}/third", pids={"limit": 9})
+    for pid in pids:
+        os.kill(pid, 9)
+        assert status(pid) == -9
 
 
 def test_a_cgroup_with_processes_is_not_taken_nor_harmed(make: Callable[..., fs.Cgroup], path: str) -> None:

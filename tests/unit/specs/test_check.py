@@ -104,7 +104,20 @@ def test_every_fault_is_found_where_it_is(kind: str) -> None:
     own = ("/process/", "/linux/resources/") if kind == "config" else ()
     for fault in faults:
         if not fault.pointer.startswith(own):
-            assert agree(kind, fault.apply(document)) == fault.pointer, fault
+            assert agree(kind, fault.apply(part(kind, fault.pointer, document))) == fault.pointer, fault
+
+
+def part(kind: str, pointer: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Of a whole configuration the property that a pointer leads into: jsonschema takes its time for what is beside it."""
+    first, *more = explain.words(pointer) or [""]
+    if kind != "config" or not more or first not in document:
+        return document
+    found = {first: document[first]}
+    if first == "linux" and more[0] in document["linux"]:
+        found = {first: {more[0]: document["linux"][more[0]]}}
+    found = {"ociVersion": document["ociVersion"], "root": document["root"], **found}
+    assert agree(kind, found) is None
+    return found
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
@@ -115,7 +128,7 @@ def test_null_is_absence_wherever_a_property_is_optional(kind: str) -> None:
     for pointer in explain.Located(json.dumps(document)).values:
         if not pointer or len(validator.path(pointer)) != len(explain.words(pointer)) + 1:
             continue
-        spoilt = config_faults.Fault("type", pointer, None).apply(document)
+        spoilt = config_faults.Fault("type", pointer, None).apply(part(kind, pointer, document))
         name = explain.words(pointer)[-1]
         parent = validator.path(pointer.rpartition("/")[0])[-1]
         is_optional = name in parent.schema.get("properties", ()) and name not in parent.schema.get("required", ())

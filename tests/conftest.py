@@ -237,8 +237,8 @@ class Command:
         self.root = place / "state"
         self.options: list[str] = [*hierarchies.OPTIONS]
         self.prefix = f"{_TOKEN}-{next(_numbers)}"
-        #: what was wrong with processes of containers, of which a test knows nothing (tests/fixtures/sealed.py)
-        self.unsealed: set[str] = set()
+        #: what was wrong with processes of containers (tests/fixtures/sealed.py); whether only the test itself starts them
+        self.unsealed, self.is_alone = set[str](), True
         self.env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         if os.geteuid() and "XDG_RUNTIME_DIR" in os.environ:
             self.env["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]  # where the user's systemd is
@@ -280,7 +280,7 @@ class Command:
         result = Result(self.argv(*args), child.returncode, *texts)
         if "Traceback (most recent call last)" in result.err:
             pytest.fail(f"a traceback reached the user\n{result}", pytrace=False)
-        if "create" in args and result.status == 0:
+        if "create" in args and result.status == 0 and self.is_alone:
             self.unsealed |= sealed.waiting(self.root / str(args[-1]))
         if status is not None and result.status != status:
             pytest.fail(f"exit status {result.status} instead of {status}\n{result}", pytrace=False)

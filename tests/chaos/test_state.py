@@ -200,6 +200,7 @@ def test_everybody_at_one_container(pyrunc: Command, sleeper: Bundle) -> None:
     """create, start, exec, kill, state and delete of one id, each again and again beside the others: each says in a line what it could
     not do, none waits longer than it may, and after a delete by force nothing is left."""
     id_ = pyrunc.id()
+    pyrunc.is_alone = False
     verbs: dict[str, tuple[str | Path, ...]] = {
         "create": ("create", "-b", sleeper.path, id_),
         "start": ("start", id_),

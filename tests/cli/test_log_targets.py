@@ -80,7 +80,7 @@ def test_nobody_listens(logged, kind):
     _, done = logged(kind, "--log", f"{kind}:x", "state", "nobody", listens=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        'container "nobody" does not exist', f"log {kind}:x: {PLACES[kind]}: No such file or directory",
+        'container "nobody" does not exist', f"hint: log {kind}:x: {PLACES[kind]}: No such file or directory",
     ]  # fmt: skip
 
 

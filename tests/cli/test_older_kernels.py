@@ -212,10 +212,8 @@ def test_under_the_shims(pyrunc, make, ours, scratch, bundle, monkeypatch):  # n
     box.daemon_ended()
     pyrunc("delete", box.id)
 
-    program = scratch / "shim"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join([*prefix, str(shim_client.PROGRAM)])} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setattr(shim_client, "PROGRAM", program)
+    text = f'#!/bin/sh\nexec {shlex.join([*prefix, str(shim_client.PROGRAM)])} "$@"\n'
+    shim_client.stand_in(monkeypatch, scratch / "shim", text)
     engine = shim_client.Engine(scratch)
     try:
         shim = engine.start(bundle("/bin/sh", "-c", "exit 5").path, pyrunc.id("c"))

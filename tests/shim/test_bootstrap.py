@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import shim_client
 from shim_client import PROGRAM, Client, Engine, Shim
 
 from runtime.errors import UsageError
@@ -28,11 +29,7 @@ MakeBundle = Callable[..., "Bundle"]
 
 @pytest.fixture
 def engine(leaks: Leaks, scratch: Path) -> Iterator[Engine]:
-    made = Engine(scratch)
-    yield made
-    made.close()
-    for shim in made.shims:
-        shim.wait_until_gone()
+    yield from shim_client.until_over(Engine(scratch))
 
 
 def name(engine: Engine, group: str) -> str:

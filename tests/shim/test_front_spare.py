@@ -30,15 +30,8 @@ exec unshare --mount sh -c 'mkdir -p /run/containerd/s && mount -t tmpfs none /r
 
 @pytest.fixture
 def engine(leaks: Leaks, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    program = scratch / "alone"
-    program.write_text(ALONE.format(program=PROGRAM))
-    program.chmod(0o755)
-    monkeypatch.setattr(shim_client, "PROGRAM", program)
-    made = Engine(scratch)
-    yield made
-    made.close()
-    for shim in made.shims:
-        shim.wait_until_gone()
+    shim_client.stand_in(monkeypatch, scratch / "alone", ALONE.format(program=PROGRAM))
+    yield from shim_client.until_over(Engine(scratch))
 
 
 @pytest.fixture

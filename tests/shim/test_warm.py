@@ -37,16 +37,10 @@ def engine(leaks: Leaks, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """One whose shims write down what they call."""
     lib = f"{BUILD}/lib/pyrunc/"
     launcher = Path(lib, "shim/containerd-shim-pyrunc-v2")
-    program = scratch / "containerd-shim-pyrunc-v2"
     first_line = launcher.read_text().partition("\n")[0]
-    program.write_text(f"{first_line}\n{PROFILED.format(launcher=str(launcher), out=str(scratch / 'calls'), lib=lib)}")
-    program.chmod(0o755)
-    monkeypatch.setattr(shim_client, "PROGRAM", program)
-    made = Engine(scratch)
-    yield made
-    made.close()
-    for shim in made.shims:
-        shim.wait_until_gone()
+    text = PROFILED.format(launcher=str(launcher), out=str(scratch / "calls"), lib=lib)
+    shim_client.stand_in(monkeypatch, scratch / launcher.name, f"{first_line}\n{text}")
+    yield from shim_client.until_over(Engine(scratch))
 
 
 def test_what_a_forked_shim_runs_is_in_the_list(engine: Engine, bundle: Callable[..., Bundle], scratch: Path) -> None:

@@ -155,11 +155,14 @@ class Attach:
             directory = os.path.join(link_directory, cuuid)
             # as conmon has it: a link as long as a socket's address can be would leave no room for its end
             directory = directory[:-1] if len(os.fsencode(directory)) == 107 else directory
-            try:
+            # a link is one of ours, of this container before it was started again; anything else is not ours to remove
+            if os.path.islink(directory):
                 os.unlink(directory)
-            except FileNotFoundError:
-                pass
-            os.symlink(bundle, directory)
+            try:
+                os.symlink(bundle, directory)
+            except OSError as error:
+                error.filename = directory  # of the two names it is this one
+                raise
         self.path = os.path.join(directory, "attach")
         self.listener = listen_below(directory, "attach", SOCK_SEQPACKET, 0o700)
         self.listener.listen(10)

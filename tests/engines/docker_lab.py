@@ -115,6 +115,11 @@ class Dockerd:
         more["env"] = {**self.env, **more.get("env", {})}
         return self.lab.run(CLIENT, *words, **more)
 
+    def ctr(self, *words: str | Path | int, **more: Any) -> Result:
+        """The client of the containerd that dockerd has started, where dockerd keeps its containers."""
+        address = self.dir / "exec/containerd/containerd.sock"
+        return self.lab.run("/usr/bin/ctr", "--address", address, "--namespace", "moby", *words, **more)
+
     def load(self, image: Image) -> None:
         self.docker("load", "-i", image.docker)
         self.docker("tag", image.name, BB)

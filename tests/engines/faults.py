@@ -58,8 +58,9 @@ class Campaign:
     """Rounds of: begin something, kill -9 what belongs to it at some moment, clean up.
 
     start(number) begins a client; victims(number) are the pids to kill at this moment; restore() starts a daemon again;
-    remove(number) tries the clean-up once, and says whether all is gone; where that never comes, force(number) is what is
-    left to a person who looks at the machine, and it is counted. `span_s` is about how long a client takes.
+    remove(number) tries the clean-up once, and says whether all is gone. Where that never comes, forgotten(number) removes by
+    what is below the engine what the engine itself no longer knows, and says whether there was any; else force(number) is what
+    is left to a person who looks at the machine. Each of the two is counted. `span_s` is about how long a client takes.
     """
 
     def __init__(
@@ -72,15 +73,18 @@ class Campaign:
         remove: Callable[[int], bool],
         force: Callable[[int], None],
         restore: Callable[[], None] = lambda: None,
+        forgotten: Callable[[int], bool] = lambda number: False,
         span_s: float = 0.3,
     ) -> None:
         self.lab, self.name, self.span_s = lab, name, span_s
         self.start, self.victims, self.remove, self.force, self.restore = start, victims, remove, force, restore
+        self.forgotten = forgotten
         self.chance = random.Random(name)
         #: rounds in which something was there to be killed; clients that had to be killed; how the others ended
         self.hits, self.hung, self.statuses = 0, 0, dict[int, int]()
-        #: rounds after which something stayed until it was forced
-        self.stuck = 0
+        #: rounds after which something stayed until it was forced; or of which the engine had forgotten a container that was
+        #: whole, and that those below it removed
+        self.stuck, self.lost = 0, 0
         #: of each round: attempts and seconds until it was clean
         self.attempts: list[int] = []
         self.seconds: list[float] = []
@@ -117,8 +121,11 @@ class Campaign:
         deadline, tries = time.monotonic() + CLEAN_S, 1
         while not self.remove(number):
             if time.monotonic() > deadline:
-                self.stuck += 1
-                self.force(number)
+                if self.forgotten(number):
+                    self.lost += 1
+                else:
+                    self.stuck += 1
+                    self.force(number)
                 until(lambda: self.remove(number), f"the clean-up by force after round {number} of {self.name}", 60)
                 break
             tries += 1
@@ -146,6 +153,7 @@ class Campaign:
             "median s": round(median(self.seconds), 2),
             "longest s": round(max(self.seconds), 2),
             "stuck": self.stuck,
+            "forgotten": self.lost,
             "hung clients": self.hung,
             "statuses": dict(sorted(self.statuses.items())),
             **more,

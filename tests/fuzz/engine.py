@@ -53,8 +53,6 @@ class Target:
     needs: tuple[str, ...] = ()
     #: whether it is only run in namespaces of its own (run.py makes them)
     is_fenced = False
-    #: whether there are no cgroups in there
-    covers_cgroups = True
 
     def begin(self, place: Path) -> None:
         """Make ready, in a directory of its own."""

@@ -279,7 +279,7 @@ def main() -> int:
     place = Path(tempfile.mkdtemp(prefix="pyrunc-fuzz-peers-", dir="/dev/shm"))
     place.chmod(0o755)
     try:
-        return fence.enter([__file__, *sys.argv[1:]], place, covers_cgroups=False)
+        return fence.enter([__file__, *sys.argv[1:]], place, makes_containers=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
         for top in Path("/sys/fs/cgroup").glob("*/pyrunc-fuzz"):

@@ -511,6 +511,19 @@ def test_a_short_way_to_the_attach_socket(session: Make) -> None:
     client.close()
 
 
+def test_only_a_link_makes_room_for_the_short_way(ours: Make) -> None:
+    """What else has the name is not ours to remove: `--socket-dir-path /dev --cuuid null`, as root."""
+    box = ours("/bin/true")
+    links = box.place / "links"
+    links.mkdir()
+    (links / box.id).write_text("somebody's")
+    argv = [word for word in box.argv("-i", "--socket-dir-path", links) if word != "--full-attach"]
+    box.begin(argv)
+    box.go()
+    assert box.answer() == {"data": -1, "message": f"{links / box.id}: file exists\n"}
+    assert (links / box.id).read_text() == "somebody's"
+
+
 def test_logs_are_reopened_on_request(session: Make) -> None:
     box = session("/bin/sh", "-c", "echo one; read line; echo two", name="c")
     box.create("-i")

@@ -102,6 +102,15 @@ def remove_forgotten(docker: Docker) -> bool:
     return bool(ids)
 
 
+def what_is_left(docker: Docker) -> Counter[str]:
+    """After all rounds, numbers and names apart; what only dockerd can have left is removed after it was counted."""
+    things = docker.lab.left(docker.before, ignoring=(*KEPT, *docker.ignored))
+    for thing in things:
+        if thing.startswith("interface: veth"):  # one end of a pair that a killed dockerd had not given away yet
+            docker.lab.run("ip", "link", "delete", thing.split()[-1])
+    return Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in things)
+
+
 def victims(docker: Docker, id_: str, victim: str) -> list[int]:
     """The container's shim, what that has called, dockerd or its containerd, if they are there at this moment."""
     if victim == "dockerd":
@@ -173,11 +182,6 @@ def test_killed_at_random(docker: Docker, way: str, victim: str):
     assert docker.inspect(other, ".State.ExitCode") == "44"
     docker.clean()
     remove_forgotten(docker)
-    things = docker.lab.left(docker.before, ignoring=(*KEPT, *docker.ignored))
-    left = Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in things)
+    left = what_is_left(docker)
     campaign.report(engine="docker", way=way, runtime=docker.dockerd.runtime.name, left=left)
-    if victim == "dockerd":
-        # one end of a pair that it had made, and had not given away yet
-        for name in [thing.split()[-1] for thing in things if thing.startswith("interface: veth")]:
-            docker.lab.run("ip", "link", "delete", name)
     assert is_peer(docker.dockerd.runtime) or not campaign.stuck

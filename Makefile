@@ -218,10 +218,11 @@ teeth: build ## whether the tests of attacks can fail: on builds that are broken
 # Everything there is to try is SAMPLE=0; what is evenly spread over it takes 20 minutes of two processors.
 SAMPLE ?= 12000
 POINTS ?=
-chaos: build ## one fault at each system call of each command, and what is left; POINTS='create:2:137' SAMPLE=500 BENCH_PEERS=runc=/usr/sbin/runc
+PEER_SAMPLE ?=
+chaos: build ## one fault at each system call of each command, and what is left; POINTS='create:2:137' SAMPLE=500 PEER_SAMPLE=500 BENCH_PEERS=runc=/usr/sbin/runc
 	@$(call need,$(DEPS_TEST))
 	@[ "$$(id -u)" = 0 ] || { echo "chaos needs root" >&2; exit 1; }
-	@SAMPLE=$(SAMPLE) POINTS='$(POINTS)' $(PY) $(HERE)/tests/chaos/campaign.py
+	@SAMPLE=$(SAMPLE) PEER_SAMPLE=$(PEER_SAMPLE) POINTS='$(POINTS)' $(PY) $(HERE)/tests/chaos/campaign.py
 
 SECONDS ?= 60
 FUZZERS ?=

@@ -7,7 +7,7 @@ module loaded here is time between the end of a container and the next one.
 from __future__ import annotations
 
 import os
-from _socket import SOCK_SEQPACKET
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from shim.containerd import DEFAULT_ROOT, OPTIONS_FILE
 from shim.containerd.sockets import remove_if_dead
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shim.engine import Answer
+
+#: how long a nursery that is busy is waited for, after a shim was killed
+_HEARD_S = 1.0
 
 
 def clean(bundle: str, namespace: str, id_: str) -> int:
@@ -105,9 +108,28 @@ def _remove_dead(path: str) -> None:
         return
     if not own.startswith("/"):
         return
-    if os.path.lexists(own):
-        remove_if_dead(own)
+    was_killed = os.path.lexists(own) and remove_if_dead(own)
     folder = os.path.dirname(own)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if name.startswith("nursery-"):
-            remove_if_dead(f"{folder}/{name}", SOCK_SEQPACKET)
+        path = f"{folder}/{name}"
+        if name.startswith("nursery-") and not remove_if_dead(path, SOCK_SEQPACKET) and was_killed:
+            _outlive(path)
+            remove_if_dead(path, SOCK_SEQPACKET)
+
+
+def _outlive(path: str) -> None:
+    """Return when the nursery at `path` has heard us, or when its last holder has ended.
+
+    A child that the shim was about to make has the listening socket, too, until the kernel has told it that the shim was killed.
+    """
+    connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
+        connection.settimeout(_HEARD_S)
+        connection.connect(path)
+        # no request: who is alive closes the connection; where nobody is, the kernel does
+        connection.send(b"?")
+        connection.recv(1)
+    except OSError:
+        pass
+    finally:
+        connection.close()

@@ -1,7 +1,7 @@
 """`make chaos`: one fault at a time, at every system call of every command, and what is left afterwards.
 
     campaign.py [--sample N] [--points VERB[:PROCESS[:CALL[:FAULT]]] ...] [--faults KILL,EIO,...] [--verbs create,exec]
-    POINTS='create:2:137' SAMPLE=500 BENCH_PEERS=runc=/usr/sbin/runc,... in the environment say the same
+    POINTS='create:2:137' SAMPLE=500 PEER_SAMPLE=100 BENCH_PEERS=runc=/usr/sbin/runc,... in the environment say the same
 
 A point is a verb, one of the processes that take part in it (0 is the command, then in the order in which they are made), the
 how many-th system call of it, and what happens there: a signal, or the call's failing. Points are tried by workers
@@ -233,6 +233,7 @@ def runtimes() -> dict[str, str]:
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="one fault at a time, at every system call")
     parser.add_argument("--sample", type=int, default=int(os.environ.get("SAMPLE") or 0), metavar="N")
+    parser.add_argument("--peer-sample", type=int, default=int(os.environ.get("PEER_SAMPLE") or 0), metavar="N")
     parser.add_argument("--points", nargs="*", default=os.environ.get("POINTS", "").split())
     parser.add_argument("--faults", type=lambda text: text.split(","), default=[*SIGNALS, *ERRNOS, "STOP"])
     parser.add_argument("--verbs", type=lambda text: text.split(","), default=[*VERBS])
@@ -248,7 +249,7 @@ def try_all(runtime: str, path: str, asked: argparse.Namespace) -> dict[str, Tal
     workers = Workers(path, asked.workers, hides_unified=runtime == "crun")
     try:
         found = points(workers, asked, is_ours=runtime == OURS)
-        chosen = spread(found, asked.sample)
+        chosen = spread(found, asked.sample if runtime == OURS else asked.peer_sample or asked.sample)
         start = time.monotonic()
         for number, (point, result) in enumerate(workers.all(chosen), 1):
             verb = point[0] + (" signals" if point[3] in SIGNALS else " failures" if point[3] in ERRNOS else " stops")

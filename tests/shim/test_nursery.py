@@ -285,6 +285,37 @@ def test_a_stopped_nursery(engine: Engine, bundle: MakeBundle) -> None:
     assert second.call("Connect", id=second.id)["shim_pid"] == second.pid
 
 
+def test_a_child_that_outlives_a_killed_shim_for_a_moment(engine: Engine, scratch: Path) -> None:
+    """It has the nursery's socket as well, and for as long nobody can say that nobody listens there: `delete` waits for its end."""
+    bundle, sockets = scratch / "bundle", scratch / "s"
+    bundle.mkdir()
+    sockets.mkdir()
+    own, nest = sockets / "own", sockets / "nursery-1"
+    (bundle / "address").write_text(f"unix://{own}")
+    for path, kind in ((own, socket.SOCK_STREAM), (nest, socket.SOCK_SEQPACKET)):
+        listener = socket.socket(socket.AF_UNIX, kind)
+        listener.bind(str(path))
+        listener.listen()
+        if path == own:
+            listener.close()
+    child = os.fork()
+    if child == 0:
+        held = []
+        while True:
+            client, _ = listener.accept()
+            held.append(client)
+            if client.recv(8):
+                listener.close()  # before the client is answered by our end
+                os._exit(0)
+    listener.close()
+    try:
+        engine.run("delete", bundle, "gone")
+        assert os.listdir(sockets) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_requests_that_are_none(engine: Engine, bundle: MakeBundle) -> None:
     """Rubbish, too much, too many descriptors, or nothing at all: the shim goes on, and forks who asks properly."""
     first = engine.start(bundle("true").path, f"a{os.getpid()}")

@@ -173,6 +173,7 @@ def prepare(chosen: list[Suite]) -> None:
     programs = [
         ["runtime/kernel/build.py", "--out", "build/kernel", "--sanitize", "--fuzz"],
         ["tests/engines/images.py"],
+        ["tests/fixtures/programs.py"],
     ]
     if any(suite.files == ("conformance",) for suite in chosen):
         programs.append(["conformance/run.py", "--build-only"])

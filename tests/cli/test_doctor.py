@@ -166,7 +166,7 @@ FAULTS = {
     "type": (process(args=5), "bundle.config", "/process/args"),
     "source": (mount(type="bind", source=MISSING, options=["bind"]), "bundle.mount.source", "/mounts/"),
     "hook": (hook("createRuntime", MISSING), "bundle.hook", "/hooks/createRuntime/0/path"),
-    "unified": (resources(unified={"memory.high": "1"}), "bundle.refused", "/linux/resources/unified"),
+    "unified": (resources(unified={"memory.high": "max"}), "bundle.refused", "/linux/resources/unified"),
     "hugepages": (resources(hugepageLimits=[{"pageSize": "3MB", "limit": 0}]), None, "/linux/resources"),
     "apparmor": (
         process(apparmorProfile="x"),

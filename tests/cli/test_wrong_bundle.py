@@ -142,6 +142,7 @@ def test_rootfs_is_a_dangling_link(fails, bundle):
     fails("create", made)
 
 
+@pytest.mark.requires("root")
 def test_rootfs_is_the_root(pyrunc, bundle):
     """One's own root as the rootfs: whatever comes of it, nothing of the host changes.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import shutil
 import stat
 import subprocess
 from pathlib import Path
 
+import hierarchies
 import pytest
 
 
@@ -213,7 +215,7 @@ def test_terminal_of_exec(rootless, own, receiver, read_until):
     rootless("run", "-d", "-b", made, id_)
     server = receiver()
     os.chmod(server.path, 0o777)
-    process = {**made.config["process"], "terminal": True, "args": ["/bin/sh", "-c", "tty; read x"]}
+    process = {**made.config["process"], "terminal": True, "args": ["/bin/sh", "-c", "tty; exec sleep 1000"]}
     (made.path / "process.json").write_text(json.dumps(process))
     pid_file = made.path / "pid"
     words = ["--process", made.path / "process.json", "--pid-file", pid_file, "--console-socket", server.path]
@@ -302,12 +304,14 @@ def test_hooks(rootless, own, user, scratch):
     assert found == {"createRuntime": user.uid, "createContainer": 0, "poststart": user.uid, "poststop": user.uid}
 
 
+#: a path of the host's cgroups, and what is said of it
+NOT_OURS = ["slice:prefix:name"] if hierarchies.MANAGER == "systemd" else ["cgroup", "of", "permission denied"]
 LIMITED = pytest.mark.requires("no-delegation")
 
 
 @pytest.mark.parametrize("edit, words", [
     (without_user_namespace, ["rootless container requires user namespaces", "spec --rootless"]),
-    (lambda c: c["linux"].update(cgroupsPath="/of/mine"), ["cgroup", "of", "permission denied"]),
+    (lambda c: c["linux"].update(cgroupsPath="/of/mine"), NOT_OURS),
     pytest.param(lambda c: c["linux"].update(resources={"memory": {"limit": 1 << 30}}), ["memory", "cgroup"], marks=LIMITED),
     pytest.param(lambda c: c["linux"].update(resources={"pids": {"limit": 10}}), ["pids", "cgroup"], marks=LIMITED),
     (lambda c: c["process"].update(rlimits=[{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1 << 30}]),
@@ -503,7 +507,7 @@ def test_life_in_one_user_namespace(rootless, own, user):
     made.config["process"]["user"] = {"uid": 1000, "gid": 50}
     made.write()
     script = made.path / "script"
-    program = rootless.argv()[-1]
+    program = shlex.join(map(str, rootless.argv()[len(user.words) :]))
     script.write_text(
         f"set -ex; {program} create -b {made.path} {id_}; {program} start {id_}; {program} exec {id_} /bin/id -u\n"
         f"{program} exec -g 5 {id_} /bin/id -G; {program} kill {id_} KILL\n"

@@ -16,6 +16,7 @@ import argparse
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "tests/fixtures")]
 
 import cases  # noqa: E402 - found through the path above
 import explained  # noqa: E402
+import programs  # noqa: E402
 import runtimes  # noqa: E402
 import unshared  # noqa: E402
 
@@ -133,11 +135,9 @@ def replay(arguments: argparse.Namespace) -> int:
 
 
 def make_probe(base: Path) -> Path:
-    """tests/fixtures/probe.c, compiled, on the filesystem of the bundles, which have it by a link."""
+    """The tests' own program, on the filesystem of the bundles, which have it by a link."""
     made = base / "probe"
-    words = [os.environ.get("CC", "cc"), "-std=c11", "-Os", "-static", "-o", made, ROOT / "tests/fixtures/probe.c"]
-    subprocess.run(words, check=True)
-    made.chmod(0o755)
+    shutil.copy(programs.compiled(ROOT / "tests/fixtures/probe.c"), made)
     return made
 
 

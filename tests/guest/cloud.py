@@ -53,8 +53,9 @@ class Cloud:
         ]  # fmt: skip
         disks = (self.image, self.kernel / "modules.ext4", work / "run.ext4", work / "tree.ext4")
         for number, path in enumerate(disks, 1):
-            mode = "snapshot=on" if path == self.image else "readonly=on"
-            words += ["-drive", f"file={path},if=none,id=disk{number},format=raw,{mode}"]
+            # other guests have the image as well, and none of them writes to it
+            mode = "snapshot=on,file.locking=off" if path == self.image else "readonly=on"
+            words += ["-drive", f"file.filename={path},if=none,id=disk{number},format=raw,{mode}"]
             words += ["-device", f"nvme-ns,bus=disks,drive=disk{number},nsid={number}"]
         for number, name in enumerate(("out", "err", "status", "back"), 1):
             words += ["-chardev", f"file,id={name},path=/proc/self/fd/{fds[name]}"]

@@ -10,7 +10,7 @@ descriptor, bounded in depth and number, and nothing there is ever done but to r
 from __future__ import annotations
 
 import time
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, EPERM, EROFS
+from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM, EROFS
 
 from runtime import system as os
 from runtime.cgroups import walk
@@ -387,7 +387,8 @@ def attach_devices(path: str, program: bytes) -> None:
         program_fd = kernel.bpf_prog_load(program)
         kernel.bpf_prog_attach(cgroup_fd, program_fd)
     except OSError as error:
-        raise failed(f"attach the device rules to {path}", error) from None
+        missing = "bpf is missing" if error.errno == ENOSYS else ""
+        raise failed(f"attach the device rules to {path}", error, missing) from None
     finally:
         for fd in (cgroup_fd, program_fd):
             if fd >= 0:

@@ -1,4 +1,4 @@
-"""Descriptors that came with a message over a local socket (unix(7), SCM_RIGHTS), and the end of any."""
+"""Descriptors that came with a message over a local socket (unix(7), SCM_RIGHTS), and the end of some or all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ def received(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
         if level == SOL_SOCKET and kind == SCM_RIGHTS
         for at in range(0, len(found) - 3, 4)
     ]
+
+
+def close_from(low: int) -> None:
+    """Close all from this number on.
+
+    Up to the highest that is open, and not to the limit: where a profile around us forbids close_range(2) each number is a
+    call, and the limit of a service may be a thousand million.
+    """
+    try:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+    except OSError:
+        highest = os.sysconf("SC_OPEN_MAX")
+    os.closerange(low, highest + 1)
 
 
 def close_all(fds: list[int]) -> None:

@@ -30,7 +30,7 @@ from _signal import (
 from fcntl import F_ADD_SEALS, F_DUPFD_CLOEXEC, F_SEAL_GROW, fcntl
 
 from runtime import kernel
-from shim.descriptors import close_all
+from shim.descriptors import close_all, close_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -303,8 +303,7 @@ def _arrange(standard: tuple[int, int, int], pass_fds: Sequence[int], kept: list
     for number, finder in enumerate(packed, first_free + len(kept)):
         finder.fd = number
     first_free += len(ours)
-    # one system call; the number is for a kernel before 5.9, where it is a loop
-    os.closerange(first_free, os.sysconf("SC_OPEN_MAX"))
+    close_from(first_free)
 
 
 def replace_environment(env: Mapping[str, str]) -> None:

@@ -24,6 +24,7 @@ from shim.containerd.publish import Publisher
 from shim.containerd.sockets import remove_abandoned, remove_if_dead
 from shim.containerd.task import METHODS, SERVICES, TaskService
 from shim.containerd.ttrpc import Server
+from shim.descriptors import close_from
 from shim.engine import replace_environment
 from shim.loop import Loop
 from shim.reaper import Reaper
@@ -53,8 +54,6 @@ _LEVELS = ("debug", "info", "warning", "error")
 _title = (0, 0, "")
 #: the open file of our own modules (runtime/packed.py)
 _modules = -1
-#: beyond any descriptor; before Linux 5.9 each number is a system call
-_MOST = os.sysconf("SC_OPEN_MAX")
 
 
 def begin(start: Start, listener: socket, spare: Spare | None) -> NoReturn:
@@ -314,7 +313,7 @@ def _close_others(kept: list[int]) -> None:
         if fd >= low:
             os.closerange(low, fd)
             low = fd + 1
-    os.closerange(low, _MOST)
+    close_from(low)
 
 
 def _look_around() -> None:

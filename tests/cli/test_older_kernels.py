@@ -117,7 +117,7 @@ def life(pyrunc, made, id_):
     assert {"/etc/bound", "/bound", "/copied", "/proc", "/dev/pts", "/proc/sys"} <= set(points)
     assert "ro" in points["/etc/bound"] and "ro" in points["/proc/sys"] and "ro" in points["/"]
     with open(f"/proc/{pid}/cgroup") as own, open("/proc/self/cgroup") as callers:
-        assert "pyrunc-test" in own.read() and "pyrunc-test" not in callers.read()
+        assert made.path.name in own.read() and made.path.name not in callers.read()
     pyrunc("exec", "-d", "--pid-file", made.path / "exec", id_, "/bin/sleep", "1000")
     pyrunc("pause", id_)
     assert pyrunc.state(id_)["status"] == "paused"

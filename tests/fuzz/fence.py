@@ -32,10 +32,10 @@ def close() -> None:
     for point in (place, *settings):
         subprocess.run(["mount", "--bind", point, point], check=True)
     kept = ("/proc/", "/sys/fs/cgroup/", "/dev/pts/", "/dev/mqueue/")
-    for point in sorted({*mounts, *settings} - {"/proc"}, key=len):
-        if point in settings or not f"{point}/".startswith(kept):
-            # what is a mount of somebody else's in a user namespace may not be changed, and cannot be written to either
-            subprocess.run(["mount", "-o", "remount,bind,ro", point], stderr=subprocess.DEVNULL)
+    covered = {point for point in mounts if not f"{point}/".startswith(kept)}
+    for point in sorted({*covered, *settings}, key=len):
+        # what is a mount of somebody else's in a user namespace may not be changed, and cannot be written to either
+        subprocess.run(["mount", "-o", "remount,bind,ro", point], stderr=subprocess.DEVNULL)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/tmp"], check=True)
     if not makes_containers:

@@ -133,13 +133,13 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root test-engines test-guest conformance differential teeth chaos bench bench-guest fuzz specs
+.PHONY: run guest test check check-root check-systemd test-engines test-guest conformance differential teeth chaos bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
 GUEST_USER ?= root
 GUEST_KERNEL ?= uml
-guest: build ## a shell, or COMMAND='...', on cgroup v2 and systemd in a virtual machine; GUEST_USER=tester, loner; GUEST_KERNEL=cloud
+guest: build ## a shell, or COMMAND='...', on cgroup v2 and systemd in a virtual machine; GUEST_USER=tester, loner; GUEST_KERNEL=cloud, container
 	@$(PY) $(HERE)/tests/guest/guest.py --user $(GUEST_USER) --kernel $(GUEST_KERNEL) $(if $(value COMMAND),-- /bin/sh -c '$(subst ','\'',$(value COMMAND))')
 
 # -- testing ------------------------------------------------------------------------------------------------------------
@@ -148,8 +148,8 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-test: ## check, check-root, conformance, test-engines, one after the other; test-guest is for itself
-	@for target in check check-root conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
+test: ## check, check-root, check-systemd, conformance, test-engines, one after the other; test-guest is for itself
+	@for target in check check-root check-systemd conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
 	@$(PY) $(HERE)/tests/total.py $$(find $(BUILD)/tests $(BUILD)/conformance.json -name '*.xml' -o -name '*.json')
 
 check: build ## format, types, unit, plans, house: no root, under a minute
@@ -166,6 +166,12 @@ check-root: build ## kernel, cli, shim, attacks, a sample of chaos and of differ
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check-root.xml $(wildcard $(addprefix $(HERE)/tests/,kernel cli shim attacks chaos differential fuzz/test_as_root.py))
+
+# systemd on cgroup v2, in a container of ours (tests/guest/container.py): what needs no controllers where v1 has them all.
+check-systemd: build ## the same on cgroup v2 with systemd, as root and as users: the quick part, at the machine's own speed
+	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
+	@[ "$$(id -u)" = 0 ] || { echo "check-systemd needs root" >&2; exit 1; }
+	@$(PY) $(HERE)/tests/guest/suites.py --kernel container
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).
@@ -203,10 +209,12 @@ bench: build ## pyrunc against runc and crun, by themselves and under engines; R
 	@$(PY) $(HERE)/tests/bench.py
 	@$(PY) $(HERE)/tests/bench_engines.py
 
-bench-guest: build ## the same in the guest, by themselves, with each maker of cgroups; RUNS=30 SCOPES=500
-	@cd $(HERE)/tests && $(PY) -c 'import bench; bench.mkpeak()'
+BENCH_GUEST ?= container
+bench-guest: build ## the same in the guest, by themselves, with each maker of cgroups; RUNS=30 SCOPES=500 BENCH_GUEST=uml
+	@$(call need,$(DEPS_BENCH))
+	@$(PY) $(HERE)/tests/fixtures/programs.py
 	@for driver in cgroupfs systemd; do \
-	$(PY) $(HERE)/tests/guest/guest.py --back $(BUILD) --env=RUNS=$(RUNS) --env=SCOPES=$(SCOPES) --env=CGROUP_MANAGER=$$driver -- \
+	$(PY) $(HERE)/tests/guest/guest.py --kernel $(BENCH_GUEST) --back $(BUILD) --env=RUNS=$(RUNS) --env=SCOPES=$(SCOPES) --env=CGROUP_MANAGER=$$driver -- \
 	    $(PY) $(HERE)/tests/bench.py --install --output /run/guest/back/bench-$$driver.json; done
 
 TEETH ?=

@@ -23,6 +23,8 @@ from _struct import pack
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
+from shim.scratch import Scratch
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 #: the name of the pty comes with it, which nobody needs
 _NAME_BYTES = 4096
-#: where the sockets are, the first that can be written to: short, since an address has room for 107 bytes
-_PLACES = ("/run", "/tmp")
 
 
 class ConsoleSocket:
@@ -47,8 +47,8 @@ class ConsoleSocket:
         self._loop = loop
         self._received: Callable[[int], None] | None = received
         self._connections: list[socket] = []
-        self._place = _private_directory()
-        self.path = self._place + "/pty.sock"
+        self._place = Scratch("pty")
+        self.path = self._place.path + "/pty.sock"
         self._listener: socket | None = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
         try:
             self._listener.bind(self.path)
@@ -74,11 +74,7 @@ class ConsoleSocket:
             self._loop.forget(self._listener.fileno())
             self._listener.close()
             self._listener = None
-            for remove, path in ((os.unlink, self.path), (os.rmdir, self._place)):
-                try:
-                    remove(path)
-                except FileNotFoundError:
-                    pass
+            self._place.close()
 
     def _accept(self, events: int) -> None:
         assert self._listener is not None
@@ -125,12 +121,3 @@ class ConsoleSocket:
 def resize(master_fd: int, width: int, height: int) -> None:
     """Give a terminal its size; the kernel tells the processes in its foreground (SIGWINCH)."""
     ioctl(master_fd, TIOCSWINSZ, pack("HHHH", height, width, 0, 0))
-
-
-def _private_directory() -> str:
-    """A new directory that only we may enter."""
-    places = [os.environ.get("XDG_RUNTIME_DIR", ""), *_PLACES]
-    usable = [place for place in places if place and len(place) < 60 and os.access(place, os.W_OK | os.X_OK)]
-    path = f"{usable[0] if usable else places[-1]}/pyrunc-pty-{os.urandom(8).hex()}"
-    os.mkdir(path, 0o700)
-    return path

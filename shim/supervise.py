@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shim.console import ConsoleSocket
     from shim.engine import Answer
     from shim.logs import Data
+    from shim.scratch import Scratch
     from shim.words import Entry, Options
 
 FAILED, USAGE = 1, 2
@@ -138,7 +139,8 @@ class Run:
         self.engine = Engine(self.loop, self.reaper, options.runtime, _global_words(options))
         self.early: Early | None = None
         self.console: ConsoleSocket | None = None
-        self.place, self.told_fd = "", -1
+        self.place: Scratch | None = None
+        self.told_fd = -1
         self.pid = 0
         self.pid_fd = -1
         self.is_started = False
@@ -193,13 +195,10 @@ class Run:
             # nothing is left of it, however we end
             self.told_fd = os.memfd_create("pid")
             return f"/proc/{os.getpid()}/fd/{self.told_fd}"
-        for place in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run", "/tmp"):
-            if place and os.access(place, os.W_OK | os.X_OK):
-                break
-        path = f"{place}/pyrunc-shim-{os.urandom(8).hex()}"
-        os.mkdir(path, 0o700)
-        self.place = path
-        return path + "/pid"
+        from shim.scratch import Scratch
+
+        self.place = Scratch("shim")
+        return self.place.path + "/pid"
 
     def _open_fifo(self, path: str) -> int:
         """The reading end for the container. We hold a writing one: writers come and go, and none of them ends its input."""
@@ -239,7 +238,7 @@ class Run:
                 self._fail("the runtime has made no terminal")
                 return
         try:
-            told = self.options.pid_file or (self.place + "/pid" if self.place else self.told_fd)
+            told = self.options.pid_file or (self.place.path + "/pid" if self.place else self.told_fd)
             with open(told, "rb") as file:
                 self.pid = int(file.read())
             self.pid_fd = os.pidfd_open(self.pid)
@@ -327,11 +326,7 @@ class Run:
         if self.console is not None:
             self.console.close()
         if self.place:
-            for remove, path in ((os.unlink, self.place + "/pid"), (os.rmdir, self.place)):
-                try:
-                    remove(path)
-                except FileNotFoundError:
-                    pass
+            self.place.close()
         self.loop.stop()
 
     def _told(self, news: dict[str, object]) -> None:

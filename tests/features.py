@@ -72,6 +72,13 @@ def _v2(file: str) -> bool:
         new.rmdir()
 
 
+def _limits() -> bool:
+    """Whether what everybody limits can be: a cgroup v2 beside hierarchies of v1 that are elsewhere has none of the controllers."""
+    mounted = text("/proc/self/mountinfo")
+    have = text("/sys/fs/cgroup/cgroup.controllers").split()
+    return all(name in have or f"/sys/fs/cgroup/{name} " in mounted for name in ("memory", "cpu", "cpuset", "pids"))
+
+
 def _loop_bfq() -> bool:
     """Whether there can be a disk of one's own whose scheduler is BFQ."""
     with tempfile.NamedTemporaryFile() as file:
@@ -205,6 +212,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "lsm-selinux": lambda: os.path.exists("/sys/fs/selinux/status"),
     "cgroup-v1": lambda: os.path.exists("/sys/fs/cgroup") and not os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
     "cgroup-v2": lambda: os.path.exists("/sys/fs/cgroup/cgroup.controllers"),
+    "limits": _limits,
     "cgroup-hybrid": lambda: os.path.ismount("/sys/fs/cgroup/unified"),
     "cgroup-unified": lambda: has("cgroup-v2") or has("cgroup-hybrid"),
     "blkio-weight-v1": lambda: _v1("blkio.weight") or _v1("blkio.bfq.weight"),

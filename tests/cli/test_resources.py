@@ -25,10 +25,10 @@ def read(box, controller, file):
 def test_a_process_is_in_its_cgroup_in_every_hierarchy(pyrunc, running):
     box = running()
     path = box.bundle.config["linux"]["cgroupsPath"]
-    for line in Path(f"/proc/{box.pid}/cgroup").read_text().splitlines():
-        assert line.endswith("/" + hierarchies.below_the_top(path)), (
-            line
-        )  # relative to the caller's own cgroup where it is in one
+    text = Path(f"/proc/{box.pid}/cgroup").read_text()
+    for found in text.splitlines() if hierarchies.VERSION == 1 else [hierarchies.on_v2(text)]:
+        # relative to the caller's own cgroup where it is in one
+        assert found.endswith("/" + hierarchies.below_the_top(path)), found
     assert hierarchies.place(path, "pids").is_dir()
 
 
@@ -54,7 +54,8 @@ def test_relative_and_default_path(pyrunc, make, path):
     name = f"{path}-{pyrunc.prefix}" if path else id_
     if hierarchies.MANAGER == "systemd":
         name = f"runc-{id_}.scope"
-    places = Path(f"/proc/{pyrunc.pid(id_)}/cgroup").read_text().split()
+    text = Path(f"/proc/{pyrunc.pid(id_)}/cgroup").read_text()
+    places = text.split() if hierarchies.VERSION == 1 else [hierarchies.on_v2(text)]
     assert all(place.endswith("/" + name) for place in places), places
     made_at = hierarchies.of_process(pyrunc.pid(id_), "pids")
     pyrunc("delete", "-f", id_)
@@ -80,6 +81,7 @@ def test_a_cgroup_in_use_is_refused(pyrunc, running, make):
     assert box.exec("/bin/true").status == 0 and read(box, "pids", "cgroup.procs").split() == [str(box.pid)]
 
 
+@pytest.mark.requires("limits")
 def test_an_empty_cgroup_that_is_there_is_taken(pyrunc, make):
     made, id_ = make(resources(pids={"limit": 50}), "/bin/true"), pyrunc.id()
     path = hierarchies.place(made.config["linux"]["cgroupsPath"], "pids")
@@ -105,17 +107,20 @@ def test_cgroups_made_inside_are_removed(pyrunc, running, gone, until):
 # -- memory --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("limits")
 def test_memory_is_limited_and_told(pyrunc, make):
     made, id_ = make(resources(memory={"limit": 16 << 20}), "/bin/probe", "eat", str(64 << 20)), pyrunc.id()
     pyrunc("run", "-b", made, id_, status=137)
 
 
+@pytest.mark.requires("limits")
 def test_memory_within_the_limit(each):
     (found,) = each(resources(memory={"limit": 64 << 20}), f"eat {16 << 20}")
     assert found["errno"] is None
 
 
 @pytest.mark.differs("its init needs some four MiB itself")
+@pytest.mark.requires("limits")
 def test_a_tiny_limit_of_memory_suffices(pyrunc, make):
     """No interpreter and no runtime's heap is charged to the container."""
     made, id_ = make(resources(memory={"limit": 512 << 10}), "/bin/true"), pyrunc.id()
@@ -127,6 +132,7 @@ def test_a_tiny_limit_of_memory_suffices(pyrunc, make):
 
 
 @pytest.mark.differs("it says: can't get final child's PID from pipe: EOF")
+@pytest.mark.requires("limits")
 def test_a_limit_that_init_itself_cannot_live_with(pyrunc, make, gone):
     made, id_ = make(resources(memory={"limit": 4096}), "/bin/true"), pyrunc.id()
     error = pyrunc.fails("create", "-b", made, id_)
@@ -137,6 +143,7 @@ def test_a_limit_that_init_itself_cannot_live_with(pyrunc, make, gone):
 # -- cpu, cpuset, pids -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requires("limits")
 def test_cpu_out_of_range(refused):
     file = "cpu.max" if V2 else "cpu.cfs_quota_us"
     refused(
@@ -148,6 +155,7 @@ def test_cpu_out_of_range(refused):
     )
 
 
+@pytest.mark.requires("limits")
 def test_cpuset(pyrunc, report, running):
     first = min(os.sched_getaffinity(0))
     box = running(resources(cpu={"cpus": str(first), "mems": "0"}))
@@ -156,15 +164,18 @@ def test_cpuset(pyrunc, report, running):
     assert report(resources(cpu={"cpus": str(first)}))["affinity"] == [first]
 
 
+@pytest.mark.requires("limits")
 def test_cpuset_that_is_not_there(refused):
     refused(resources(cpu={"cpus": "4000"}), "cpuset.cpus", "[linux.resources.cpu.cpus]")
 
 
+@pytest.mark.requires("limits")
 def test_pids(pyrunc, make):
     made = make(resources(pids={"limit": 10}), "/bin/probe", "fork-bomb-lite", "50")
     assert pyrunc("run", "-b", made, pyrunc.id()).json() == {"forked": 9, "errno": "EAGAIN"}
 
 
+@pytest.mark.requires("limits")
 def test_a_pids_limit_of_one_is_enough_to_start(pyrunc, make):
     made, id_ = make(resources(pids={"limit": 1}), "/bin/true"), pyrunc.id()
     pyrunc("run", "-b", made, id_)
@@ -258,5 +269,6 @@ def test_limits_that_this_host_does_not_have_are_refused(refused):
         refused(resources(rdma={"mlx5_1": {"hcaHandles": 3}}), "rdma")
 
 
+@pytest.mark.requires("limits")
 def test_nothing_is_left_of_a_failed_limit(refused):
     refused(resources(pids={"limit": 10}, cpu={"cpus": "nonsense"}), "cpuset.cpus")

@@ -7,6 +7,8 @@ import json
 import hierarchies
 import pytest
 
+pytestmark = pytest.mark.requires("limits")
+
 V2 = hierarchies.VERSION == 2
 MIB = 1 << 20
 

@@ -67,6 +67,9 @@ class Cloud:
         )  # fmt: skip
         return [*words, "-kernel", str(self.kernel / "vmlinuz"), "-append", " ".join(line)]
 
+    def end(self, work: Path) -> None:
+        """It was one process, or a few that end with it."""
+
 
 def left_out(folder: str, names: list[str]) -> set[str]:
     """The names in a directory of the tree that are not copied; build/guest is this machine's, and tests/guest has plugins of pytest."""

@@ -1,6 +1,6 @@
 """Run a command in the guest, a machine of its own with cgroup v2 alone and systemd: `make guest`.
 
-    guest.py [--user tester|loner] [--kernel cloud] [--limit S] [--env NAME=VALUE] [--back DIR] [--] [COMMAND ARG...]
+    guest.py [--user tester|loner] [--kernel cloud|container] [--limit S] [--env NAME=VALUE] [--back DIR] [--] [COMMAND ARG...]
 
 Without a command, a shell on this terminal. The exit status is the command's; 124 when the time was up, 125 when the guest did
 not boot or died, 126 when there is none here, and why.
@@ -24,6 +24,10 @@ def machine(kernel: str) -> Machine:
         from cloud import Cloud
 
         return Cloud()
+    if kernel == "container":
+        from container import Container
+
+        return Container()
     from uml import Uml
 
     return Uml()
@@ -33,7 +37,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="run a command on cgroup v2 and systemd, in a guest")
     parser.add_argument("--user", default="root", help="as root, tester (with subordinate ids) or loner (without)")
     parser.add_argument(
-        "--kernel", choices=("uml", "cloud"), default="uml", help="User-Mode Linux, or Debian's under QEMU"
+        "--kernel",
+        choices=("uml", "cloud", "container"),
+        default="uml",
+        help="User-Mode Linux, Debian's under QEMU, or the machine's own",
     )
     parser.add_argument("--limit", type=float, default=3600, metavar="S", help="seconds that it may take")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", type=_variable)

@@ -44,13 +44,15 @@ TOOLS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine(Protocol):
-    """What a kind of guest provides: uml.py, cloud.py."""
+    """What a kind of guest provides: uml.py, cloud.py, container.py."""
 
     lines: dict[str, str]
 
     def source(self, directory: Path) -> str: ...
 
     def command(self, work: Path, tree: Path, fds: dict[str, int], has_terminal: bool) -> list[str]: ...
+
+    def end(self, work: Path) -> None: ...
 
 
 class Request(NamedTuple):
@@ -146,6 +148,7 @@ class _Session:
                         os.killpg(child.pid, signal.SIGKILL)
                 child.kill()
                 child.wait()
+                self.machine.end(self.work)
         return self._outcome(is_late, child.returncode)
 
     def _copy(self, readers: dict[int, str], child: subprocess.Popen[bytes]) -> bool:

@@ -1,6 +1,7 @@
 """Run the suites in guests, two at a time: `make test-guest`.
 
     suites.py [--all] [NAME...]     the quick part, everything, or the suites of these names
+    suites.py --kernel container    the quick part of the suites in guests of that kind
     suites.py --list
 
 Each suite has a guest of its own, which it gets from guest.py. Its results come back as build/tests/guest-NAME.xml (or .json, of
@@ -41,6 +42,11 @@ QUICK_USER = (
     "tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py", "tests/cli/test_rootless_given.py",
     "tests/cli/test_systemd_user.py", "tests/cli/test_doctor_truth.py",
 )  # fmt: skip
+#: of root's quick part and of a user's, what needs no controllers
+QUICK_CONTAINER = (
+    "tests/cli/test_systemd_cgroup.py", "tests/cli/test_cgroup_v2.py", "tests/cli/test_lifecycle.py", "tests/cli/test_resources.py",
+    "tests/cli/test_devices.py", "tests/cli/test_pause_ps_list.py", "tests/cli/test_doctor_truth.py",
+)  # fmt: skip
 #: what the quick part is without on a kernel that is three times slower
 LONG = {"tests/cli/test_lifecycle.py", "tests/cli/test_rootless.py"}
 
@@ -76,6 +82,9 @@ SUITES = (
     Suite("loner", QUICK_USER, user="loner"),
     Suite("differential", ("tests/differential",)),
     Suite("conformance", ("conformance",)),
+    Suite("container", QUICK_CONTAINER, manager="systemd", kernel="container", quick=QUICK_CONTAINER),
+    Suite("container-tester", QUICK_USER, user="tester", manager="systemd", kernel="container", quick=QUICK_USER),
+    Suite("container-loner", QUICK_USER, user="loner", kernel="container", quick=QUICK_USER),
     Suite("cloud", ("tests/cli",), kernel="cloud", requires=("criu", "hugetlb-v2", "memory-policy"), limit_s=1800),
     Suite("cloud-v1", ("tests/cli",), kernel="cloud", requires=("hugetlb-v1", "net_cls-v1", "net_prio-v1"),
           hierarchies=("net_cls,net_prio", "hugetlb", "devices", "freezer", "none,name=systemd"), limit_s=900),
@@ -217,6 +226,9 @@ def can_run(suite: Suite) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="run the suites in guests with cgroup v2 and systemd")
     parser.add_argument("--all", action="store_true", help="not the quick part alone")
+    parser.add_argument(
+        "--kernel", choices=sorted({suite.kernel for suite in SUITES}), help="only in guests of this kind"
+    )
     parser.add_argument("--list", action="store_true")
     parser.add_argument("names", nargs="*", metavar="NAME", help="these suites, the whole of each")
     given = parser.parse_args()
@@ -225,6 +237,7 @@ def main() -> int:
         parser.error(f"no such suite: {' '.join(sorted(unknown))}")
     is_quick = not given.all and not given.names
     wanted = [suite for suite in SUITES if not given.names or suite.name in given.names]
+    wanted = [suite for suite in wanted if given.kernel in (None, suite.kernel)]
     chosen = [suite for suite in wanted if files(suite, is_quick)]
     if given.list:
         for suite in chosen:

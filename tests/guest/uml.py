@@ -37,6 +37,9 @@ class Uml:
             words.append(f"ssl{self.lines['terminal'][4:]}=fd:0,fd:1")
         return [*words, f"guest.run=hostfs:{work}/run", *INIT]
 
+    def end(self, work: Path) -> None:
+        """It was one process, or a few that end with it."""
+
     def _kernel(self) -> list[str]:
         if self.is_old:
             return [f"LD_PRELOAD={registers()}", str(self.kernel), f"guest.modules=hostfs:{MODULES}"]

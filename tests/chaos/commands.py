@@ -84,6 +84,11 @@ class Verb:
     def same(self, facts: str, fault: str) -> str:
         """The first difference to what was seen without a fault."""
         lines, known = facts.splitlines(), self.baseline.splitlines()
+        if fault == "ENOENT":
+            # what is not there need not be covered: of /proc/keys it is the size, the last of FACTS
+            for both in (lines, known):
+                if "END" in both:
+                    del both[both.index("END") - 1]
         if not known or lines == known:
             return ""
         for line in lines:
@@ -92,7 +97,7 @@ class Verb:
                 return f"not so without the fault: {line}"
         missing = [line for line in known if line not in lines and not line.startswith("HOME=")]
         if fault == "ENOENT" and all(line.split()[1].startswith(MASKED) for line in missing if " " in line):
-            return ""  # what is not there need not be covered
+            return ""  # the same
         return f"missing: {missing[0]}" if missing else ""
 
 

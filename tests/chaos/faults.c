@@ -21,7 +21,8 @@
  *
  * What happened:
  *
- *   call P N NR   without -p: every call; and with it, as "hit", the point when it was reached
+ *   call P N NR   without -p: every call; and with it, as "hit", the point when it was reached, with the call's
+ *                 first argument and, of those that take a directory's descriptor and a path, the path
  *
  *   hang          the program was killed because its time was up; then, for each process there was,
  *
@@ -188,12 +189,27 @@ static void set_result(pid_t tid, long result)
 #error "how does a system call fail here?"
 #endif
 
-static void at_point(struct task *t, long call, unsigned long long nr)
+/* The path that a call is about; "" where it takes none. */
+static void path_of(pid_t tid, unsigned long long nr, unsigned long long address, char *path, size_t size)
 {
+    path[0] = 0;
+    if (nr != SYS_openat && nr != SYS_openat2 && nr != SYS_newfstatat && nr != SYS_unlinkat) return;
+    struct iovec ours = {path, size - 1}, theirs = {(void *)(uintptr_t)address, size - 1};
+    // what it has may end within a page, after which there is nothing
+    theirs.iov_len = ours.iov_len = 4096 - address % 4096 < size - 1 ? 4096 - address % 4096 : size - 1;
+    ssize_t n = process_vm_readv(tid, &ours, 1, &theirs, 1, 0);
+    path[n > 0 ? n : 0] = 0;
+    path[strcspn(path, " \n")] = 0;
+}
+
+static void at_point(struct task *t, long call, unsigned long long nr, const __u64 *args)
+{
+    char path[256];
     is_over = 1;
     for (int i = 0; fail_with && i < keep_count; i++)
         if (keeps[i] == nr) return;
-    fprintf(out, "hit %d %ld %llu\n", t->process, call, nr);
+    path_of(t->tid, nr, args[1], path, sizeof(path));
+    fprintf(out, "hit %d %ld %llu %lld %s\n", t->process, call, nr, (long long)args[0], path);
     fflush(out);
     if (fail_with) {
         if (nr != SYS_close) skip_call(t->tid);
@@ -218,7 +234,7 @@ static void on_call(struct task *t)
     if (at_process < 0)
         fprintf(out, "call %d %ld %llu\n", t->process, call, (unsigned long long)info.entry.nr);
     else if (t->process == at_process && call == at_call)
-        at_point(t, call, info.entry.nr);
+        at_point(t, call, info.entry.nr, (const __u64 *)info.entry.args);
 }
 
 static void on_child(struct task *parent)

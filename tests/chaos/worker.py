@@ -143,17 +143,25 @@ class Worker:
             # what the interpreter says of itself, before the first line of ours or after the last one
             is_ours = "runtime/" in err or "internal error" in err or not self.place.is_ours
             result["bug" if is_ours else "interpreter"] = err.strip()[-1500:]
-        is_believed = fault == "ENOENT" and NAMES.get(result["name"]) in BELIEVED
+        first, path = (hits[0][4], hits[0][5] if len(hits[0]) > 5 else "") if hits else ("", "")
+        is_believed = fault == "ENOENT" and self.is_believed(NAMES.get(result["name"], ""), path)
+        cannot_tell = NAMES.get(result["name"]) == "write" and first == "2" and fault in ERRNOS
         if fault in ERRNOS and status == -signal.SIGSEGV and not process and call < LOADING:
             result["interpreter"] = "it could not be loaded"
         wrong = []
         if "hang" not in result and "interpreter" not in result:
             why = self.judge(verb, process, fault, status, out, err)
-            wrong = [why] if why and not (is_believed and why.startswith("delete left")) else []
+            is_excused = (
+                is_believed
+                and why.startswith(("delete left", "status 0"))
+                or cannot_tell
+                and why.endswith("without a word")
+            )
+            wrong = [why] if why and not is_excused else []
         keeps = self.kept is verb
         left = self.place.left(self.before) if keeps else {}
         if keeps and self.place.state().get("pid") != verb.pid:
-            wrong.append("the container has suffered")
+            wrong += [] if is_believed else ["the container has suffered"]
             keeps = False
         if not keeps or left:
             wrong += self.clean()
@@ -165,6 +173,12 @@ class Worker:
         if wrong:
             result["wrong"] = wrong
         return result
+
+    def is_believed(self, name: str, path: str) -> bool:
+        """Whether a call that says that there is no such thing is believed: of a file that is removed, that there is no such
+        process, or no such container."""
+        is_one = re.fullmatch(r"/proc/\d+/stat", path) or path == f"{self.place.root}/{ID}"
+        return name in BELIEVED or name == "openat" and bool(is_one)
 
     def judge(self, verb: Verb, process: int, fault: str, status: int, out: str, err: str) -> str:
         """What is wrong about how the command has ended; empty if nothing is."""

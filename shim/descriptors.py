@@ -28,7 +28,8 @@ def close_from(low: int) -> None:
     """
     try:
         highest = max(map(int, os.listdir("/proc/self/fd")))
-    except OSError:
+    except (OSError, ValueError):
+        # of a directory that is not read to its end, the C library may say that it is empty (readdir(3))
         highest = os.sysconf("SC_OPEN_MAX")
     os.closerange(low, highest + 1)
 

@@ -291,7 +291,7 @@ class Cgroup:
         try:
             write(path, "THAWED" if self.version == 1 else "0")
         except OSError as error:
-            if error.errno not in (ENOENT, ENODEV):
+            if error.errno not in (ENOENT, ENODEV) or os.path.isdir(os.path.dirname(path)):
                 raise failed(f"thaw {path}", error) from None
 
     # -- memory ------------------------------------------------------------------------------------------------------------

@@ -25,9 +25,12 @@ def test_close_from_goes_no_further_than_what_is_open(monkeypatch: pytest.Monkey
     assert seen == [(5, fd + 1)]
 
 
-def test_close_from_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_said", [True, False])
+def test_close_from_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch, is_said: bool) -> None:
     def listdir(path: str) -> list[str]:
-        raise FileNotFoundError(2, "No such file or directory", path)
+        if is_said:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return []  # readdir(3) of what getdents64(2) has no entries of
 
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "listdir", listdir)

@@ -26,6 +26,8 @@ DEPS_BUILD := gcc libc6-dev python3 python3-dev python3-venv
 DEPS_RUN := libseccomp2 libsystemd0 busybox-static procps util-linux
 DEPS_TEST := $(DEPS_RUN) strace clang clang-format libclang-rt-14-dev uidmap libcap2-bin
 DEPS_BENCH := runc crun busybox-static
+# CRIU, of which tests/fixtures/criu.py fetches one that works, holds up a container's network with it
+DEPS_ROOT := $(DEPS_TEST) $(DEPS_BENCH) iptables
 
 # $(call need,PACKAGES): install what is missing of them as root; without root say what is missing. A machine without
 # dpkg is not asked: whatever is missing there shows by itself.
@@ -63,7 +65,7 @@ help: ## print this list
 .PHONY: deps build wheel dist install clean
 deps: ## install the Debian packages that the other targets need (as root)
 	@mkdir -p $(BUILD)
-	@$(call need,make $(DEPS_BUILD) $(DEPS_TEST) $(DEPS_BENCH))
+	@$(call need,make $(DEPS_BUILD) $(DEPS_ROOT))
 
 # Several makes may run at once in one tree; they take turns.
 build: ## build/bin/pyrunc, with the private virtual environment it needs
@@ -161,7 +163,7 @@ check: build ## format, types, unit, plans, house: no root, under a minute
 	@$(PYTEST) -n $(WORKERS) --junit-xml=$(BUILD)/tests/check.xml tests/unit tests/plans tests/house tests/fuzz/test_inputs.py
 
 check-root: build ## kernel, cli, shim, attacks, a sample of chaos and of differential: what needs root
-	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
+	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "check-root needs root" >&2; exit 1; }
 	@mkdir -p $(BUILD)/tests
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --sanitize --fuzz
@@ -169,7 +171,7 @@ check-root: build ## kernel, cli, shim, attacks, a sample of chaos and of differ
 
 # systemd on cgroup v2, in a container of ours (tests/guest/container.py): what needs no controllers where v1 has them all.
 check-systemd: build ## the same on cgroup v2 with systemd, as root and as users: the quick part, at the machine's own speed
-	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
+	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "check-systemd needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/guest/suites.py --kernel container
 
@@ -200,7 +202,7 @@ conformance: build ## clauses of the specification, OCI runtime-tools' validatio
 
 CASES ?= 300
 differential: build ## pyrunc beside runc and crun on generated configurations: what shows of each, compared; CASES=300
-	@$(call need,$(DEPS_TEST) $(DEPS_BENCH))
+	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "differential needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/differential/run.py --cases $(CASES) $(if $(filter 300,$(CASES)),,--sample)
 
@@ -219,7 +221,7 @@ bench-guest: build ## the same in the guest, by themselves, with each maker of c
 
 TEETH ?=
 teeth: build ## whether the tests of attacks can fail: on builds that are broken on purpose; TEETH='T06 T13'
-	@$(call need,$(DEPS_TEST))
+	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "teeth needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/attacks/teeth.py $(TEETH)
 
@@ -228,7 +230,7 @@ SAMPLE ?= 12000
 POINTS ?=
 PEER_SAMPLE ?=
 chaos: build ## one fault at each system call of each command, and what is left; POINTS='create:2:137' SAMPLE=500 PEER_SAMPLE=500 BENCH_PEERS=runc=/usr/sbin/runc
-	@$(call need,$(DEPS_TEST))
+	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "chaos needs root" >&2; exit 1; }
 	@SAMPLE=$(SAMPLE) PEER_SAMPLE=$(PEER_SAMPLE) POINTS='$(POINTS)' $(PY) $(HERE)/tests/chaos/campaign.py
 

@@ -234,6 +234,8 @@ class Criu:
         """The error, with what the log says; or, without one, what CRIU has said itself."""
         quoted = (criu.quote(_end_of(self.log)) if self.log else "") or said
         hint = f"its log is {self.log}" if self._log_size() else ""
+        if 'execvp("iptables-restore"' in quoted:
+            hint = f"it holds up the network with iptables, which is not installed{hint and '; ' + hint}"
         return Failed(f"{what}: {quoted}" if quoted else what, hint, code="criu")
 
     # -- the end of it ---------------------------------------------------------------------------------------------

@@ -120,4 +120,9 @@ def _criu(host: Host) -> Finding:
         return Finding(
             WARNING, id_, what, f"{shown}, and `criu check` fails: {why}", "install a newer CRIU: kernels outrun it"
         )
+    if not find_program("iptables-restore"):
+        return Finding(
+            WARNING, id_, what, f"{shown}; a network namespace is held up with iptables-restore, which is not installed",
+            "install Debian's package iptables",
+        )  # fmt: skip
     return Finding(OK, id_, what, f"{shown}, and `criu check` is content")

@@ -22,7 +22,7 @@
  * What happened:
  *
  *   call P N NR   without -p: every call; and with it, as "hit", the point when it was reached, with the call's
- *                 first argument and, of those that take a directory's descriptor and a path, the path
+ *                 first argument and, of openat(2), the path
  *
  *   hang          the program was killed because its time was up; then, for each process there was,
  *
@@ -34,12 +34,10 @@
  * as if nobody had watched.
  */
 #define _GNU_SOURCE
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +50,8 @@
 #include <linux/ptrace.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "registers.h"
 
 #define TASKS 4096
 #define NAMES 8
@@ -159,44 +159,10 @@ static void go_on(struct task *t, int signal)
     ptrace(wants_calls || t->error ? PTRACE_SYSCALL : PTRACE_CONT, t->tid, NULL, (void *)(long)signal);
 }
 
-#if defined(__x86_64__)
-static void skip_call(pid_t tid)
+static void path_at(pid_t tid, unsigned long long address, char path[256])
 {
-    ptrace(PTRACE_POKEUSER, tid, (void *)offsetof(struct user_regs_struct, orig_rax), (void *)-1L);
-}
-
-static void set_result(pid_t tid, long result)
-{
-    ptrace(PTRACE_POKEUSER, tid, (void *)offsetof(struct user_regs_struct, rax), (void *)result);
-}
-#elif defined(__aarch64__)
-static void skip_call(pid_t tid)
-{
-    int none = -1;
-    struct iovec v = {&none, sizeof(none)};
-    ptrace(PTRACE_SETREGSET, tid, (void *)NT_ARM_SYSTEM_CALL, &v);
-}
-
-static void set_result(pid_t tid, long result)
-{
-    struct user_regs_struct regs;
-    struct iovec v = {&regs, sizeof(regs)};
-    ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &v);
-    regs.regs[0] = (unsigned long)result;
-    ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &v);
-}
-#else
-#error "how does a system call fail here?"
-#endif
-
-/* The path that a call is about; "" where it takes none. */
-static void path_of(pid_t tid, unsigned long long nr, unsigned long long address, char *path, size_t size)
-{
-    path[0] = 0;
-    if (nr != SYS_openat && nr != SYS_openat2 && nr != SYS_newfstatat && nr != SYS_unlinkat) return;
-    struct iovec ours = {path, size - 1}, theirs = {(void *)(uintptr_t)address, size - 1};
-    // what it has may end within a page, after which there is nothing
-    theirs.iov_len = ours.iov_len = 4096 - address % 4096 < size - 1 ? 4096 - address % 4096 : size - 1;
+    size_t rest = 4096 - address % 4096; // of its page, after which there may be nothing
+    struct iovec theirs = {(void *)(uintptr_t)address, rest < 255 ? rest : 255}, ours = {path, theirs.iov_len};
     ssize_t n = process_vm_readv(tid, &ours, 1, &theirs, 1, 0);
     path[n > 0 ? n : 0] = 0;
     path[strcspn(path, " \n")] = 0;
@@ -204,11 +170,11 @@ static void path_of(pid_t tid, unsigned long long nr, unsigned long long address
 
 static void at_point(struct task *t, long call, unsigned long long nr, const __u64 *args)
 {
-    char path[256];
+    char path[256] = "";
     is_over = 1;
     for (int i = 0; fail_with && i < keep_count; i++)
         if (keeps[i] == nr) return;
-    path_of(t->tid, nr, args[1], path, sizeof(path));
+    if (nr == SYS_openat) path_at(t->tid, args[1], path);
     fprintf(out, "hit %d %ld %llu %lld %s\n", t->process, call, nr, (long long)args[0], path);
     fflush(out);
     if (fail_with) {

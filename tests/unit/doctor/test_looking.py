@@ -245,20 +245,29 @@ def test_a_check_that_fails_is_a_finding(error: Exception, severity: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("version", "check", "severity"),
+    ("version", "check", "others", "severity", "word"),
     [
-        ("4.1.1", "echo Looks good.", OK),
-        ("4.1.1", "echo 'Error (x): too new'; exit 1", WARNING),
-        ("3.11", "exit 0", WARNING),
+        ("4.1.1", "echo Looks good.", ["iptables-restore"], OK, "content"),
+        ("4.1.1", "echo Looks good.", [], WARNING, "iptables-restore, which is not installed"),
+        ("4.1.1", "echo 'Error (x): too new'; exit 1", ["iptables-restore"], WARNING, "too new"),
+        ("3.11", "exit 0", ["iptables-restore"], WARNING, "too old"),
     ],
 )
 def test_criu_is_asked_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, check: str, severity: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    check: str,
+    others: list[str],
+    severity: str,
+    word: str,
 ) -> None:
-    program = tmp_path / "criu"
-    program.write_text(f'#!/bin/sh\ncase "$1" in --version) echo "Version: {version}";; check) {check};; esac\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name in ("criu", *others):
+        (tmp_path / name).touch(0o755)
+    (tmp_path / "criu").write_text(
+        f'#!/bin/sh\ncase "$1" in --version) echo "Version: {version}";; check) {check};; esac\n'
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(processes, "PATH", str(tmp_path))
     found = programs._criu(Host.from_facts({"euid": 0, "in_user_ns": False}))
-    assert found.severity == severity and version in found.found
-    assert "exit 1" not in check or "too new" in found.found
+    assert found.severity == severity and version in found.found and word in found.found

@@ -289,6 +289,7 @@ static int stand_in(char *launcher, char **argv)
         if (write(STDOUT_FILENO, text, (size_t)length) != length) return 1;
         if (send(ends[0], "go", 2, MSG_NOSIGNAL) == 2) return 0;
     }
+    close(ends[0]); /* it waits for a word that will not come now */
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR) return 1;
     if (status && said >= 0) hand_on(said);

@@ -289,7 +289,7 @@ class Conmon(Verb):
         words += ["--container-pidfile", f"{out}/pid", f"--runtime-arg=--root={self.place.root}"]
         start, delete = (" ".join(self.place.argv(*words)) for words in (("start", ID), ("delete", "--force", ID)))
         script = f"""cd {out}; _OCI_SYNCPIPE=3 {self.place.runtime}-conmon {" ".join(words)} 3>&1 >/dev/null | {{
-            read told || exit 1
+            read told || {{ {delete}; echo "conmon has said nothing" >&2; exit 1; }}
             case $told in *-*) echo "$told" >&2; exit 1;; esac
             {start} || {{ {delete}; exit 1; }}
             }} || exit 1; read status <exits/{ID}; [ "$status" ] && exit $status; exit 1"""

@@ -70,7 +70,7 @@ def main() -> int:
         if os.geteuid():
             raise SystemExit("the bench needs root")
         unshare = [
-            "unshare",
+            shutil.which("unshare", path=PATH) or "unshare",
             "--mount",
             "--propagation",
             "private",

@@ -249,14 +249,16 @@ class Manager:
                 f'start unit {unit}: systemd says "{result}"{why}', f"systemd's own log has more: journalctl -u {unit}"
             )
 
-    def stop(self, unit: str) -> None:
-        """Have systemd stop a unit and forget about it; one that is not there is fine."""
+    def stop(self, unit: str, *, collects: bool = False) -> None:
+        """Have systemd stop a unit and forget about it, which it does by itself of one that it `collects`; one that is not there is
+        fine."""
         try:
             self._job(b"StopUnit", [("s", unit), ("s", "replace")], f"stop unit {unit}")
         except Refusal as refusal:
             if refusal.name != NO_SUCH_UNIT:
                 raise refusal.error(f"stop unit {unit}") from None
-        self.reset(unit)
+        if not collects:
+            self.reset(unit)
 
     def reset(self, unit: str) -> None:
         """Have systemd forget that a unit has failed, which is what some are kept for."""

@@ -340,7 +340,10 @@ class Scope(fs.Cgroup):
         is_there = os.path.isdir(main)
         if is_there:
             self._empty(main)
-            if self.collects and self.unit.endswith(".scope") and self._goes_by_itself():
+            # Who has a connection does not wait: systemd is told of an empty cgroup 10 ms after its last change at the earliest
+            # (CGROUP_FILE_NOTIFY_MIN_INTV), and of a program that ends at once the last one is its beginning.
+            is_waited_for = self._manager is None and self.collects and self.unit.endswith(".scope")
+            if is_waited_for and self._goes_by_itself():
                 return
         elif self.collects:
             return
@@ -350,7 +353,7 @@ class Scope(fs.Cgroup):
             if is_there:
                 raise
             return  # no process and no cgroup: what systemd may know of it, it forgets by itself
-        manager.stop(self.unit)
+        manager.stop(self.unit, collects=self.collects)
 
     def _empty(self, main: str) -> None:
         """Kill what is left: systemd's own way is to ask, and to wait for a minute and a half."""

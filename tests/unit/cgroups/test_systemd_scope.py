@@ -213,3 +213,35 @@ def test_paths_are_no_units() -> None:
         with pytest.raises(ConfigError) as caught:
             scope(v2(), path)
         assert caught.value.where == "/linux/cgroupsPath"
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_who_has_a_connection_does_not_wait_for_systemd_to_notice(tmp_path: Path, is_connected: bool) -> None:
+    """It hears of an empty cgroup some time after that is empty."""
+    place = tmp_path / "x.scope"
+    place.mkdir()
+    (place / "cgroup.events").write_text("populated 0\n")
+    stopped: list[tuple[str, bool]] = []
+
+    class Systemd:
+        def stop(self, unit: str, *, collects: bool) -> None:
+            stopped.append((unit, collects))
+            (place / "cgroup.events").unlink()
+            place.rmdir()
+
+        def close(self) -> None:
+            pass
+
+    waits: list[bool] = []
+
+    class Noticed(Scope):
+        def _goes_by_itself(self) -> bool:
+            waits.append(True)
+            Systemd().stop("x.scope", collects=True)
+            return True
+
+    scope = Noticed(2, {"": str(place)}, v2(), "x.scope", False)
+    scope.collects = True
+    scope._manager = Systemd() if is_connected else None  # type: ignore[assignment]
+    scope.destroy()
+    assert len(stopped) == 1 and waits == ([] if is_connected else [True])

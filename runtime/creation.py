@@ -91,10 +91,10 @@ class Made:
     def _launch(self) -> None:
         making = self.making
         fds, stdio = [self.fds[name] for name in making.plan.inherited], getattr(making.options, "stdio", None)
+        making.cgroup.reach()
         self.launch = Launch(making.plan, fds, self._doers(), self._on_pid, stdio)
-        for fd in self.fds.values():
-            os.close(fd)
-        self.fds.clear()
+        while self.fds:
+            os.close(self.fds.popitem()[1])
         if "fork" not in making.plan.sections:
             self._on_pid(self.launch.pid)
 

@@ -180,6 +180,9 @@ class NoCgroup:
 
         return delegation.place_for(self.host)
 
+    def reach(self) -> None:
+        """There is nothing to begin."""
+
     def run(self, step: Step, pid: int = 0) -> None:
         """There is nothing to run."""
         raise CgroupError(f"{step[0]} {step[1]}: {self.why}")

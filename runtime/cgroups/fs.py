@@ -90,6 +90,9 @@ class Cgroup:
         self._limit, found = making.steps(self, config)
         return found
 
+    def reach(self) -> None:
+        """Begin what takes time while init is launched, which is next."""
+
     def run(self, step: Step, pid: int = 0) -> None:
         """Do one step; raise CgroupError or Unsupported with the kernel's words. `pid` is the process the cgroup is for."""
         kind, target, value = step

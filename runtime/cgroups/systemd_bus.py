@@ -1,12 +1,13 @@
-"""Speaking to systemd over D-Bus, through libsystemd's sd-bus in cffi's ABI mode: units started, changed and stopped.
+"""Speaking to systemd over D-Bus: units started, changed and stopped.
 
     Manager(addresses)     connects to the first of the addresses where somebody answers
     .start .stop .set      a unit; `start` and `stop` wait for the end of systemd's job, never longer than JOB_S
     .get                   a property of the manager or of a unit
     .attach                a process into a unit
 
-The library is opened when a Manager is made and not before: nothing here costs a container whose cgroup systemd does not
-make. Waiting has an end everywhere: a manager that hangs must not hang its callers (runc issue 3904).
+Where systemd's own socket is, `dbus` speaks to it; over a bus, libsystemd (`sdbus`). Neither is loaded before a Manager is made: nothing
+here costs a container whose cgroup systemd does not make. Waiting has an end everywhere: a manager that hangs must not hang its
+callers (runc issue 3904).
 
     we                                  systemd
     StartTransientUnit(name, ...)  ->
@@ -17,12 +18,12 @@ make. Waiting has an end everywhere: a manager that hangs must not hang its call
 from __future__ import annotations
 
 import time
-from errno import EACCES, EINTR, EPERM, ETIMEDOUT
+from errno import ETIMEDOUT
 
 from runtime import system as os
-from runtime.cgroups import gvariant
-from runtime.errors import CgroupError, Unsupported
-from runtime.host import library_path
+from runtime.cgroups import dbus
+from runtime.cgroups.dbus import Refusal as Refusal
+from runtime.errors import CgroupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.cgroups.systemd_properties import Property
-
-SONAME = "libsystemd.so.0"
 
 CONNECT_S = 10.0
 CALL_S = 15.0
@@ -51,29 +50,9 @@ _MATCH = (
 UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
 NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
-_DENIED = ("org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired")
 
-_C_TYPES = {
-    "b": "int *", "y": "uint8_t *", "n": "int16_t *", "q": "uint16_t *", "i": "int32_t *", "u": "uint32_t *",
-    "x": "int64_t *", "t": "uint64_t *", "d": "double *",
-}  # fmt: skip
-
-
-class Refusal(Exception):
-    """systemd's answer is no: the name of its error, and its words."""
-
-    def __init__(self, name: str, words: str, errno: int) -> None:
-        super().__init__(words)
-        self.name = name
-        self.words = words
-        self.errno = errno
-
-    def error(self, attempt: str) -> CgroupError:
-        """The error to raise for what was attempted."""
-        hint = ""
-        if self.name in _DENIED or self.errno in (EACCES, EPERM):
-            hint = "without root, containers are units of the user's own systemd: is $XDG_RUNTIME_DIR set?"
-        return CgroupError(f"{attempt}: systemd: {self.words}", hint, errno=self.errno)
+#: where systemd listens itself, below /run or the user's directory
+_OWN_SOCKET = "/systemd/private"
 
 
 def system_addresses() -> list[str]:
@@ -107,69 +86,57 @@ def _percent(letter: str) -> str:
     return "".join(f"%{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
 
 
+def _plain(text: str) -> str:
+    """The reverse of `_escaped`."""
+    first, *rest = text.split("%")
+    found = first.encode("utf-8", "surrogateescape")
+    for part in rest:
+        found += bytes.fromhex(part[:2]) + part[2:].encode("utf-8", "surrogateescape")
+    return found.decode("utf-8", "surrogateescape")
+
+
 class Manager:
     """A connection to one systemd."""
 
-    __slots__ = ("address", "_ffi", "_lib", "_bus", "_is_daemon", "_matches")
+    __slots__ = ("address", "_is_daemon", "_left", "_link", "_matches", "_unreached")
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._bus: Any = None
+        self.address = ""
+        self._link: Any = None
         self._is_daemon = False
         self._matches = False
-        self._ffi, self._lib = _library()
-        why = []
-        for address in addresses:
-            errno = self._connect(address)
-            if not errno:
-                self.address = address
-                return
-            why.append(f"{address.partition('=')[2] or address}: {os.strerror(errno).lower()}")
-        raise CgroupError(f"cannot reach systemd: {'; '.join(why)}")
+        self._left = list(addresses)
+        self._unreached: list[str] = []
+        self._connect()
 
     def close(self) -> None:
         """Hang up."""
-        if self._bus is not None:
-            self._lib.sd_bus_close(self._bus)
-            self._lib.sd_bus_unref(self._bus)
-            self._bus = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
-    # -- connecting --------------------------------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        """Connect to the first of the addresses that are left."""
+        while self._left:
+            address = self.address = self._left.pop(0)
+            # a socket of systemd's own is no bus: nobody passes messages on there
+            path = address.removeprefix("unix:path=")
+            self._is_daemon = not (path.endswith(_OWN_SOCKET) and path.startswith("/"))
+            try:
+                if self._is_daemon:
+                    from runtime.cgroups import sdbus
 
-    def _connect(self, address: str) -> int:
-        """Connect and be let in; an errno where that fails."""
-        place = self._ffi.new("sd_bus **")
-        self._lib.sd_bus_new(place)
-        self._bus = place[0]
-        # a socket of systemd's own is no bus: nobody is greeted there, and nobody passes messages on
-        self._is_daemon = not address.endswith("/systemd/private")
-        errno = -self._lib.sd_bus_set_address(self._bus, address.encode("utf-8", "surrogateescape"))
-        if errno <= 0:
-            self._lib.sd_bus_set_bus_client(self._bus, self._is_daemon)
-            errno = -self._lib.sd_bus_start(self._bus)
-        deadline = time.monotonic() + CONNECT_S
-        while errno <= 0:
-            ready = self._lib.sd_bus_is_ready(self._bus)
-            if ready > 0:
-                return 0
-            errno = -ready if ready < 0 else self._step(deadline)[0]
-        self.close()
-        return int(errno)
+                    self._link = sdbus.Connection(address, CONNECT_S)
+                else:
+                    self._link = dbus.Connection(_plain(path), CONNECT_S)
+                return
+            except OSError as error:
+                self._missed(error)
+        raise CgroupError(f"cannot reach systemd: {'; '.join(self._unreached)}")
 
-    def _step(self, deadline: float) -> tuple[int, Any]:
-        """Do one thing that is to be done, or wait for it: an errno, and a message that came, to be unreferenced."""
-        place = self._ffi.new("sd_bus_message **")
-        done = self._lib.sd_bus_process(self._bus, place)
-        if done < 0:
-            return (0 if done == -EINTR else -done), None
-        if done > 0:
-            return 0, place[0] if place[0] != self._ffi.NULL else None
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return ETIMEDOUT, None
-        waited = self._lib.sd_bus_wait(self._bus, max(int(left * 1e6), 1))
-        return (-waited if waited < 0 and waited != -EINTR else 0), None
-
-    # -- calls -------------------------------------------------------------------------------------------------------------
+    def _missed(self, error: OSError) -> None:
+        where = self.address.partition("=")[2] or self.address
+        self._unreached.append(f"{where}: {os.strerror(error.errno or 0).lower()}")
 
     def call(
         self,
@@ -182,60 +149,13 @@ class Manager:
         destination: bytes = _NAME,
     ) -> Any:
         """Call a method; its answer's first value, of the basic type `reads` ("v" and a type for one in a variant)."""
-        ffi, lib = self._ffi, self._lib
-        place = ffi.new("sd_bus_message **")
-        self._checked(lib.sd_bus_message_new_method_call(self._bus, place, destination, path, interface, member))
-        message = place[0]
-        place[0] = ffi.NULL
-        error = ffi.new("sd_bus_error *")
-        try:
-            for signature, value in arguments:
-                self._append(message, signature, value)
-            answer = lib.sd_bus_call(self._bus, message, int(CALL_S * 1e6), error, place)
-            if answer < 0:
-                name = ffi.string(error.name).decode() if error.name != ffi.NULL else ""
-                words = ffi.string(error.message).decode("utf-8", "replace") if error.message != ffi.NULL else ""
-                raise Refusal(name, (words or name or os.strerror(-answer)).rstrip("."), -answer)
-            return self._read(place[0], reads) if reads else None
-        finally:
-            lib.sd_bus_error_free(error)
-            lib.sd_bus_message_unref(message)
-            lib.sd_bus_message_unref(place[0])
-
-    def _append(self, message: Any, signature: str, value: Any) -> None:
-        ffi, lib = self._ffi, self._lib
-        kind = signature[0]
-        if kind in "sog":
-            done = lib.sd_bus_message_append_basic(message, kind.encode(), ffi.from_buffer(_text(value)))
-        elif kind in _C_TYPES:
-            done = lib.sd_bus_message_append_basic(message, kind.encode(), ffi.new(_C_TYPES[kind], value))
-        elif signature == "ay":
-            done = lib.sd_bus_message_append_array(message, b"y", ffi.from_buffer(bytes(value)), len(value))
-        else:
-            if kind == "v":
-                inner, items = value[0], [value]
-            elif kind == "a":
-                inner, items = signature[1:], [(signature[1:], item) for item in value]
-            else:
-                inner, kind = signature[1:-1], "r"
-                items = list(zip(gvariant.split(inner), value, strict=True)) if "v" not in inner else _pair(value)
-            self._checked(lib.sd_bus_message_open_container(message, kind.encode(), inner.encode()))
-            for item_signature, item in items:
-                self._append(message, item_signature, item)
-            done = lib.sd_bus_message_close_container(message)
-        self._checked(done)
-
-    def _read(self, message: Any, reads: str) -> Any:
-        if reads[0] == "v":
-            self._checked(self._lib.sd_bus_message_enter_container(message, b"v", reads[1:].encode()))
-        kind = reads[-1]
-        place = self._ffi.new("const char **" if kind in "sog" else _C_TYPES[kind])
-        self._checked(self._lib.sd_bus_message_read_basic(message, kind.encode(), place))
-        return self._ffi.string(place[0]).decode("utf-8", "surrogateescape") if kind in "sog" else place[0]
-
-    def _checked(self, answer: int) -> None:
-        if answer < 0:
-            raise Refusal("", os.strerror(-answer).lower(), -answer)
+        while True:
+            try:
+                return self._link.call((destination, path, interface, member), arguments, reads, CALL_S)
+            except dbus.NotLetIn as error:
+                self.close()
+                self._missed(error)
+                self._connect()
 
     # -- units -------------------------------------------------------------------------------------------------------------
 
@@ -302,34 +222,19 @@ class Manager:
             self.call(b"AddMatch", [("s", _MATCH)], destination=dbus, path=b"/org/freedesktop/DBus", interface=dbus)
             self._matches = True
         job = self.call(member, arguments, "o")
-        while True:
-            errno, message = self._step(deadline)
-            if errno:
-                words = f"not done within {JOB_S:g} s" if errno == ETIMEDOUT else os.strerror(errno).lower()
-                raise CgroupError(f"{attempt}: systemd: {words}", errno=errno)
-            if message is None:
-                continue
-            try:
-                if self._lib.sd_bus_message_is_signal(message, _MANAGER, b"JobRemoved") > 0:
-                    _, path, _, result = (self._read(message, kind) for kind in "uoss")
-                    if path == job:
-                        return str(result)
-            finally:
-                self._lib.sd_bus_message_unref(message)
+        try:
+            while True:
+                _, path, _, result = self._link.signal("JobRemoved", "uoss", deadline)
+                if path == job:
+                    return str(result)
+        except OSError as error:
+            errno = error.errno or 0
+            words = f"not done within {JOB_S:g} s" if errno == ETIMEDOUT else os.strerror(errno).lower()
+            raise CgroupError(f"{attempt}: systemd: {words}", errno=errno) from None
 
 
 def _properties(properties: Sequence[Property]) -> tuple[str, Any]:
     return "a(sv)", [(name, (signature, value)) for name, signature, value in properties]
-
-
-def _pair(value: Any) -> list[tuple[str, Any]]:
-    """The items of an (sv)."""
-    name, variant = value
-    return [("s", name), ("v", variant)]
-
-
-def _text(value: str) -> bytes:
-    return value.encode("utf-8", "surrogateescape") + b"\0"
 
 
 def _unit_path(unit: str) -> bytes:
@@ -338,15 +243,3 @@ def _unit_path(unit: str) -> bytes:
     if name[0].isdigit():
         name = f"_{ord(name[0]):02x}{name[1:]}"
     return _PATH + b"/unit/" + name.encode()
-
-
-def _library() -> tuple[Any, Any]:
-    from runtime._libsystemd import ffi
-
-    try:
-        return ffi, ffi.dlopen(library_path(SONAME) or SONAME)
-    except OSError as error:
-        # dlopen's words begin with the name
-        raise Unsupported(
-            f"systemd cannot be spoken to: {error}", hint="it is in Debian's package libsystemd0"
-        ) from None

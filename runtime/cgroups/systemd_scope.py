@@ -164,6 +164,10 @@ class Scope(fs.Cgroup):
         places = (self.main(), self.top) if self.is_user else (f"{self.host.cgroup_unified}/init.scope",)
         return any(os.path.exists(f"{place}/io.bfq.weight") for place in places)
 
+    def reach(self) -> None:
+        """Greet systemd, which then answers while init is launched."""
+        self.manager()
+
     def run(self, step: Step, pid: int = 0) -> None:
         """Do one step; raise what systemd or the kernel says to it."""
         kind, _, value = step

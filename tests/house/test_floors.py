@@ -45,12 +45,12 @@ GENERATORS = {"libraries_build", "kernel.build", "kernel.generate"}
 #: what only the named modules may import, and why
 FENCES = {
     "runtime.kernel": (
-        {"launch", "cgroups.fs", "console", "userns", "foreground", "hooks", "doctor.cgroups"},
+        {"launch", "cgroups.fs", "cgroups.dbus", "console", "userns", "foreground", "hooks", "doctor.cgroups"},
         "privileged system calls go through few hands: launch and cgroups.fs; console passes descriptors, userns opens the "
         "mounts to be idmapped, foreground waits on a pidfd and forwards signals, hooks starts programs of the host, "
         "doctor.cgroups asks whether device programs are taken",
     ),
-    "runtime._libsystemd": ({"cgroups.systemd_bus"}, "one module speaks to systemd"),
+    "runtime._libsystemd": ({"cgroups.sdbus"}, "one module speaks to systemd through it"),
     "specs": ({"bundle", "cli.validate", "cli.features"}, "one module reads and checks documents"),
     "click": ({"cli.app"}, "the fast reader must never need it"),
     "jsonschema": ({"bundle", "cli.validate"}, "it explains what the compiled validator refused"),

@@ -33,7 +33,7 @@ NEVER = {
     "runtime.restoring", "runtime.criu", "runtime.criu_process", "runtime.external", "runtime.planner.restorer", "runtime.planner.running", "runtime.mounting", "runtime.journal",
     "runtime.events", "runtime.libraries_build", "specs.config_types",
     # who does without systemd pays nothing for it
-    "runtime.cgroups.systemd", "runtime.cgroups.systemd_scope", "runtime.cgroups.systemd_bus", "runtime.cgroups.systemd_units",
+    "runtime.cgroups.systemd", "runtime.cgroups.systemd_scope", "runtime.cgroups.systemd_bus", "runtime.cgroups.dbus", "runtime.cgroups.sdbus", "runtime.cgroups.systemd_units",
     "runtime.cgroups.systemd_properties", "runtime.cgroups.gvariant", "runtime._libsystemd",
 }  # fmt: skip
 

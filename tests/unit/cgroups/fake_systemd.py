@@ -44,13 +44,14 @@ def message(kind: int, serial: int, fields: list[tuple[int, str, Any]], signatur
 
 
 class FakeSystemd:
-    """Serves one connection; `calls` are the members that were called, in order."""
+    """Serves one connection; `calls` are the members that were called, in order, `messages` what was sent for each."""
 
     def __init__(self, folder: Path, answer: Answer) -> None:
         (folder / "systemd").mkdir()
         self.address = f"unix:path={folder}/systemd/private"
         self.answer = answer
         self.calls: list[str] = []
+        self.messages: list[bytes] = []
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(f"{folder}/systemd/private")
         self.server.listen(1)
@@ -104,6 +105,7 @@ class FakeSystemd:
         body = self._read(peer, size)
         member = _member(fields)
         self.calls.append(member)
+        self.messages.append(head + fields + body)
         found = self.answer(member, body)
         if found is None:
             return True

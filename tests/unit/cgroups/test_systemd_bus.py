@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_systemd import Answer, FakeSystemd
 
-from runtime.cgroups import systemd_bus
+from runtime.cgroups import sdbus, systemd_bus
 from runtime.cgroups.systemd_bus import Manager, Refusal
 from runtime.errors import CgroupError, Unsupported
 
@@ -145,7 +145,7 @@ def test_the_second_address_will_do(tmp_path: Path) -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd_bus, "SONAME", "libsystemd-that-is-not-there.so.0")
+    monkeypatch.setattr(sdbus, "SONAME", "libsystemd-that-is-not-there.so.0")
     with pytest.raises(Unsupported) as caught:
         Manager(["unix:path=/x"])
     assert "systemd cannot be spoken to" in caught.value.message and "libsystemd0" in caught.value.hint

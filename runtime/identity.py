@@ -36,6 +36,21 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
 
 
+def is_exiting(pid: int) -> bool:
+    """Whether a process is on its way out, or gone: PF_EXITING of its flags (field 9, proc_pid_stat(5))."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        text = os.read(fd, 4096)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return bool(int(text[text.rindex(b")") + 2 :].split(b" ")[6]) & 4)
+
+
 def innermost_pid(pid: int) -> int:
     """The pid of a process in its own pid namespace (NSpid, proc_pid_status(5)); 0 if it is gone."""
     try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from errno import EBUSY
 
+from runtime import identity
 from runtime import system as os
 from runtime.cgroups import fs, systemd_properties, walk
 from runtime.errors import CgroupError, Unsupported
@@ -241,8 +242,8 @@ class Scope(fs.Cgroup):
         wanted = self.paths.get(name, "")[len(top) :]
         for line in lines(walk.text(f"/proc/{pid}/cgroup")):
             _, names, found = line.split(":", 2)
-            # one that has died meanwhile says so, and why it has died will be told
-            if names == name and found.removesuffix(" (deleted)") != wanted:
+            # one that has died meanwhile says so, or is moved no more, and why it has died will be told
+            if names == name and found.removesuffix(" (deleted)") != wanted and not identity.is_exiting(pid):
                 raise CgroupError(f"start unit {self.unit}: systemd has put the process into {found}, and not {wanted}")
 
     def _take_over(self, path: str) -> None:

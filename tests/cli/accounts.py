@@ -104,6 +104,8 @@ class Account:
         #: the process that became the interpreter, and every pid that $PID may stand for
         self.launched: Process | None = None
         self.pids: list[int] = []
+        #: the connection to systemd, where there is one
+        self.manager: Call | None = None
 
     def follow(self, lines: Iterable[Line], table: dict[str, Callable[[Account, str], None]]) -> None:
         """Take the calls of each line, in order."""

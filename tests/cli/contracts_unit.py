@@ -19,10 +19,10 @@ def _property(a: Account, text: str) -> None:
 def _start_unit(a: Account, text: str) -> None:
     """One call to systemd, by its own socket, with the properties of the lines before it and the process, and no others."""
     unit, _, pid = text.partition(" ")
-    connected = a.take("connect", lambda c: "/systemd/private" in c.args[1], lambda c: c.name == "setsockopt")
+    if a.manager is None:
+        a.fail("a connection to systemd")
     told = ""
-    talking = ("sendmsg", "recvmsg", "setsockopt", "getsockopt", "getsockname", "getpeername", "shutdown")
-    while (call := a.next()) is not None and call.fd(0) is connected.fd(0) and call.name in talking:
+    while (call := a.next()) is not None and call.fd(0) is a.manager.fd(0) and call.name == "sendmsg":
         told += "".join(string(part) for part in re.findall(r'iov_base=("(?:[^"\\]|\\.)*")', call.shown))
         a.take(call.name)
     # a name, and the signature of its value with its length before it

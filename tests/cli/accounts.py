@@ -119,6 +119,11 @@ class Account:
         line = self.line
         return f"{line['place']} {line.get('index', '')} {line['name']} {line['text']}".replace(" -1 ", " ")
 
+    def tells_manager(self, call: Call, word: str) -> bool:
+        """Whether a call is something said to systemd, with this word in it."""
+        is_ours = self.manager is not None and call.fd(0) is self.manager.fd(0)
+        return is_ours and call.name == "sendmsg" and word in call.shown
+
     def fail(self, wanted: str) -> None:
         if self.at >= len(self.calls):
             raise Unplanned(f"the plan says `{self.shown()}`, but {self.who} ended without {wanted}")

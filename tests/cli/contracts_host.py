@@ -233,10 +233,9 @@ def _pid_file(a: Account, text: str) -> None:
 @line(HOST, "launch")
 def _launch(a: Account, text: str) -> None:
     """A child that becomes the sealed image and does nothing before that. systemd, where it is to make a unit, is greeted first."""
-    first = a.next()
-    if first is not None and first.name == "connect" and "/systemd/private" in first.args[1]:
+    if (first := a.next()) is not None and first.name == "connect" and "/systemd/private" in first.args[1]:
         a.manager = a.take("connect")
-        a.take("sendmsg", lambda c: c.fd(0) is first.fd(0) and "AUTH EXTERNAL" in c.shown)
+        a.take("sendmsg", lambda c: a.tells_manager(c, "AUTH EXTERNAL"))
     call = a.take("clone", lambda c: c.flags(1) >= {"flags=CLONE_VM", "CLONE_VFORK"})
     assert call.child is not None
     before = call.child.until_exec()
@@ -374,7 +373,7 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
             left.remove(call.path(0))
     # a unit has no directory of ours: systemd removes it once its processes are gone
     is_unit = any(step["name"] == "start-unit" for step in plan)
-    while is_unit and (call := a.next()) is not None and (may(call) or _ends_unit(a, call)):
+    while is_unit and (call := a.next()) is not None and (may(call) or a.tells_manager(call, "StopUnit")):
         a.take(call.name)
     a.follow(hooks, HOST)
     a.line = next(step for step in plan if step["text"].startswith("$STATE "))
@@ -384,13 +383,6 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
         return c.name in ("unlinkat", "rmdir") and os.path.commonpath([c.path(c.name == "unlinkat"), state]) == state
 
     a.take("rmdir", lambda c: c.path(0) == state and not c.error, is_in_it)
-
-
-def _ends_unit(a: Account, call: Call) -> bool:
-    """Whether it has systemd stop the unit, over the connection by which that was made."""
-    return (
-        a.manager is not None and call.fd(0) is a.manager.fd(0) and call.name == "sendmsg" and "StopUnit" in call.shown
-    )
 
 
 def _kills(a: Account, call: Call) -> bool:

@@ -22,7 +22,7 @@ def _start_unit(a: Account, text: str) -> None:
     if a.manager is None:
         a.fail("a connection to systemd")
     told = ""
-    while (call := a.next()) is not None and call.fd(0) is a.manager.fd(0) and call.name == "sendmsg":
+    while (call := a.next()) is not None and a.tells_manager(call, ""):
         told += "".join(string(part) for part in re.findall(r'iov_base=("(?:[^"\\]|\\.)*")', call.shown))
         a.take(call.name)
     # a name, and the signature of its value with its length before it

@@ -85,6 +85,7 @@ class Connection:
 
     def __init__(self, path: str, wait_s: float) -> None:
         """OSError where nobody listens there, or has no room for us within this time."""
+        self._fd = -1
         self._read = b""
         self._serial = 0
         self._signals: list[tuple[str, _Body]] = []
@@ -101,6 +102,9 @@ class Connection:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    # of a program that uses the API, and has done with the container
+    __del__ = close
 
     # -- calls -------------------------------------------------------------------------------------------------------------
 
@@ -285,6 +289,8 @@ def _put(out: bytearray, signature: str, value: Any) -> None:
     kind = signature[0]
     if kind in "so":
         text = _text(value)
+        if kind == "o" and not _is_path(text):
+            raise _refusal(EINVAL)
         _align(out, 4)
         out += pack("<I", len(text)) + text + b"\0"
     elif kind in _FORMATS:
@@ -338,6 +344,15 @@ def _text(value: str | bytes) -> bytes:
     if b"\0" in text:
         raise _refusal(EINVAL)  # the other end would hang up on either
     return text
+
+
+def _is_path(text: bytes) -> bool:
+    """Whether it is an object path (D-Bus specification, Basic types)."""
+    return (
+        text == b"/"
+        or text[:1] == b"/"
+        and all(part and part.isascii() and part.replace(b"_", b"a").isalnum() for part in text[1:].split(b"/"))
+    )
 
 
 def _align(out: bytearray, to: int) -> None:

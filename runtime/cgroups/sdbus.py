@@ -59,6 +59,8 @@ class Connection:
             self._lib.sd_bus_unref(self._bus)
             self._bus = None
 
+    __del__ = close
+
     def call(
         self,
         address: tuple[bytes, bytes, bytes, bytes],

@@ -18,7 +18,7 @@ callers (runc issue 3904).
 from __future__ import annotations
 
 import time
-from errno import ETIMEDOUT
+from errno import EINVAL, ETIMEDOUT
 
 from runtime import system as os
 from runtime.cgroups import dbus
@@ -87,11 +87,14 @@ def _percent(letter: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The reverse of `_escaped`."""
+    """The reverse of `_escaped`; OSError for what that never says."""
     first, *rest = text.split("%")
     found = first.encode("utf-8", "surrogateescape")
     for part in rest:
-        found += bytes.fromhex(part[:2]) + part[2:].encode("utf-8", "surrogateescape")
+        try:
+            found += int(part[:2], 16).to_bytes(1, "big") + part[2:].encode("utf-8", "surrogateescape")
+        except (ValueError, OverflowError):
+            raise OSError(EINVAL, "") from None
     return found.decode("utf-8", "surrogateescape")
 
 

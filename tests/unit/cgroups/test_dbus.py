@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import socket
 import struct
@@ -104,12 +105,15 @@ def test_the_messages_of_other_calls(both: list[tuple[Any, FakeSystemd]], argume
     assert read(ours) == read(theirs)
 
 
-@pytest.mark.parametrize("text", ["\udcff", "a\0b"])
-def test_what_no_message_may_hold(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("s", "\udcff"), ("s", "a\0b"), ("g", "y" * 256), *(("o", text) for text in ("", "a", "/a/", "//", "/a-b", "/ä"))],
+)
+def test_what_no_message_may_hold(tmp_path: Path, kind: str, text: str) -> None:
     fake = FakeSystemd(tmp_path, lambda member, body: ("", ""))
     connection = dbus.Connection(fake.address.removeprefix("unix:path="), 5)
     with pytest.raises(dbus.Refusal) as caught:
-        connection.call(ADDRESS, [("s", text)], "", 5)
+        connection.call(ADDRESS, [(kind, text)], "", 5)
     assert caught.value.errno == errno.EINVAL
     # nothing of it was sent: the next call is heard
     connection.call(ADDRESS, [], "", 5)
@@ -279,6 +283,23 @@ def test_a_user_whose_directory_has_an_odd_name(tmp_path: Path, monkeypatch: pyt
     assert connection.get("Version", "s") == "252"
     connection.close()
     fake.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/%zz/systemd/private", "/%/systemd/private", "/%-1/systemd/private", "/a\0b/systemd/private"]
+)
+def test_an_address_that_nobody_wrote(path: str) -> None:
+    with pytest.raises(CgroupError, match="cannot reach systemd"):
+        Manager([f"unix:path={path}"])
+
+
+def test_who_is_dropped_hangs_up(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    peer = Peer(tmp_path, WELCOME)
+    Manager([f"unix:path={peer.path}"])
+    peer.close()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 def test_nothing_is_left_open(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ class Script:
 
     def __init__(self, text):
         self.text = text
+        self.ended = []
+
+    def end(self, work):
+        self.ended.append(work)
 
     def source(self, directory):
         return f"somewhere:{directory}"
@@ -46,6 +50,7 @@ class Script:
 def test_output_and_status(capfdbinary):
     guest = Script("echo booted >$status; echo a >$out; echo b >$err; echo exit 3 0 >$status; exec sleep 1000")
     assert session.run(guest, session.Request(("true",))) == 3
+    assert len(guest.ended) == 1
     assert capfdbinary.readouterr() == (b"a\n", b"b\n")
 
 

@@ -64,6 +64,13 @@ from features import FEATURES, has, text  # noqa: E402
 _MISSING = "missing feature: "
 
 
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        # A shell's background commands ignore the latter two, nohup's the first, and so would all that is started here. A handler
+        # is none for them, and for us as good as ignoring it.
+        signal.signal(_number, lambda number, frame: None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("requires"):
         for feature in marker.args:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tree
 
 from shim.scratch import Scratch
 
@@ -34,7 +33,7 @@ def killed(place: Path) -> None:
         "import os; from shim.scratch import Scratch; made = Scratch('pty'); open(made.path + '/pty.sock', 'w'); "
         "os.kill(os.getpid(), 9)"
     )
-    env = {"XDG_RUNTIME_DIR": str(place), "PYTHONPATH": str(tree.ROOT)}
+    env = {"XDG_RUNTIME_DIR": str(place), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=env).returncode == -signal.SIGKILL
 
 

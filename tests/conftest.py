@@ -53,6 +53,7 @@ if (BUILD / "kernel" / "runtime" / "kernel").is_dir():
 
     runtime.kernel.__path__.append(str(BUILD / "kernel" / "runtime" / "kernel"))
 
+import heeding  # noqa: E402, F401 - for what that does
 import hierarchies  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402 - found through the path above
 import programs  # noqa: E402 - found through the path above
@@ -62,13 +63,6 @@ from features import FEATURES, has, text  # noqa: E402
 # -- features: what a kernel or a host may lack ---------------------------------------------------------------------------
 
 _MISSING = "missing feature: "
-
-
-for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        # A shell's background commands ignore the latter two, nohup's the first, and so would all that is started here. A handler
-        # is none for them, and for us as good as ignoring it.
-        signal.signal(_number, lambda number, frame: None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

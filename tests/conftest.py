@@ -13,8 +13,8 @@
     leaks       before/after check of descriptors, children, mounts, cgroups, network namespaces and files; automatic for
                 whatever uses `pyrunc`; `leaks.check()` in the middle of a test says what there is now
 
-Markers: `@pytest.mark.requires("cgroup-v2")` skips where a kernel feature of tests/features.py is missing. Nothing else may skip: any other
-skip (and any expected failure) is turned into a failure, and the last lines name what is missing.
+Markers: `@pytest.mark.requires("cgroup-v2")` skips where a feature of tests/features.py is missing. Any other skip, or expected failure, is
+turned into a failure, and the last lines name what is missing.
 
 PYRUNC=/usr/sbin/runc in the environment runs the same tests on a peer, to find out what the peer really does.
 PYRUNC_TEST_CGROUP_MANAGER=systemd (otherwise cgroupfs) runs them with systemd as the maker of cgroups.
@@ -43,8 +43,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build"
 PYRUNC = Path(os.environ.get("PYRUNC", BUILD / "bin" / "pyrunc"))
-# how long an example takes says nothing: machines are slow at times
-settings.register_profile("pyrunc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("pyrunc", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a slow machine
 settings.load_profile("pyrunc")
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "fixtures")]  # whatever the working directory is
 if (BUILD / "kernel" / "runtime" / "kernel").is_dir():

@@ -302,7 +302,7 @@ def _put(out: bytearray, signature: str, value: Any) -> None:
         _put(out, inner, item)
     elif kind == "(":
         _align(out, 8)
-        for inner, item in zip(_members(signature[1:-1]), value, strict=True):
+        for inner, item in zip(members(signature[1:-1]), value, strict=True):
             _put(out, inner, item)
     elif kind == "a":
         _put_array(out, signature[1:], value)
@@ -329,7 +329,8 @@ def _put_array(out: bytearray, signature: str, value: Any) -> None:
     out[place : place + 4] = pack("<I", len(out) - start)
 
 
-def _members(signature: str) -> list[str]:
+def members(signature: str) -> list[str]:
+    """The types in a struct."""
     # a property, and what is given for a unit: in the structs of a property's value there are no variants
     return {"sv": ["s", "v"], "sa(sv)": ["s", "a(sv)"]}.get(signature) or gvariant.split(signature)
 

@@ -9,8 +9,7 @@ import time
 from errno import EINTR, ETIMEDOUT
 
 from runtime import system as os
-from runtime.cgroups import gvariant
-from runtime.cgroups.dbus import Refusal
+from runtime.cgroups.dbus import Refusal, members
 from runtime.errors import Unsupported
 from runtime.host import library_path
 
@@ -133,7 +132,7 @@ class Connection:
                 inner, items = signature[1:], [(signature[1:], item) for item in value]
             else:
                 inner, kind = signature[1:-1], "r"
-                items = list(zip(gvariant.split(inner), value, strict=True)) if "v" not in inner else _pair(value)
+                items = list(zip(members(inner), value, strict=True))
             self._checked(lib.sd_bus_message_open_container(message, kind.encode(), inner.encode()))
             for item_signature, item in items:
                 self._append(message, item_signature, item)
@@ -151,12 +150,6 @@ class Connection:
     def _checked(self, answer: int) -> None:
         if answer < 0:
             raise Refusal("", os.strerror(-answer).lower(), -answer)
-
-
-def _pair(value: Any) -> list[tuple[str, Any]]:
-    """The items of an (sv)."""
-    name, variant = value
-    return [("s", name), ("v", variant)]
 
 
 def _text(value: str) -> bytes:

@@ -149,16 +149,23 @@ class Manager:
         *,
         path: bytes = _PATH,
         interface: bytes = _MANAGER,
-        destination: bytes = _NAME,
     ) -> Any:
         """Call a method; its answer's first value, of the basic type `reads` ("v" and a type for one in a variant)."""
         while True:
             try:
-                return self._link.call((destination, path, interface, member), arguments, reads, CALL_S)
+                self._listen()
+                return self._link.call((_NAME, path, interface, member), arguments, reads, CALL_S)
             except dbus.NotLetIn as error:
                 self.close()
                 self._missed(error)
                 self._connect()
+
+    def _listen(self) -> None:
+        """Over a bus the end of a job is told to those who asked for it, before the job exists: or it could be missed."""
+        if self._is_daemon and not self._matches:
+            name, path = b"org.freedesktop.DBus", b"/org/freedesktop/DBus"
+            self._link.call((name, path, name, b"AddMatch"), [("s", _MATCH)], "", CALL_S)
+            self._matches = True
 
     # -- units -------------------------------------------------------------------------------------------------------------
 
@@ -219,11 +226,6 @@ class Manager:
     def _job(self, member: bytes, arguments: Sequence[tuple[str, Any]], attempt: str) -> str:
         """Ask for a job and wait for its end: systemd's word for how it ended."""
         deadline = time.monotonic() + JOB_S
-        if self._is_daemon and not self._matches:
-            # before the job exists, or its end could be missed
-            dbus = b"org.freedesktop.DBus"
-            self.call(b"AddMatch", [("s", _MATCH)], destination=dbus, path=b"/org/freedesktop/DBus", interface=dbus)
-            self._matches = True
         job = self.call(member, arguments, "o")
         try:
             while True:

@@ -268,6 +268,22 @@ def test_who_is_not_let_in_goes_to_the_next_address(tmp_path: Path, words: bytes
         one.close()
 
 
+def test_who_is_let_in_by_the_bus_alone_hears_of_the_end(tmp_path: Path) -> None:
+    """There it is told to those who have asked for it, before the job is there."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    answers = {"Hello": ("s", ":1.1"), "AddMatch": ("", ""), "StartTransientUnit": ("job", "done")}
+    peer = Peer(tmp_path / "a", b"REJECTED\r\n", stays=False)
+    fake = FakeSystemd(tmp_path / "b", lambda member, body: answers[member])
+    (tmp_path / "bus").symlink_to(fake.address.removeprefix("unix:path="))
+    connection = Manager([f"unix:path={peer.path}", f"unix:path={tmp_path}/bus"])
+    connection.start("x.scope", [])
+    assert fake.calls == ["Hello", "AddMatch", "StartTransientUnit"]
+    connection.close()
+    peer.close()
+    fake.close()
+
+
 def test_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(dbus.NotLetIn) as caught:
         heard(tmp_path, b"", "s", wait_s=0.05)

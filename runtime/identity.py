@@ -17,38 +17,34 @@ def start_time(pid: int) -> int:
 
     KernelError where that cannot be read: whoever took that for gone would remove what is at work.
     """
+    fields = _fields(pid)
+    return 0 if not fields or fields[0] in (b"Z", b"X", b"x") else int(fields[19])
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether a process is on its way out, or gone: PF_EXITING of its flags (field 9). KernelError as above."""
+    fields = _fields(pid)
+    return not fields or bool(int(fields[6]) & 4)
+
+
+def _fields(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; none if the process is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return 0
+        return []
     except OSError as error:
         raise KernelError(f"open /proc/{pid}/stat", error.errno or 0) from None
     try:
         text = os.read(fd, 4096)
     except ProcessLookupError:
-        return 0
+        return []
     except OSError as error:
         raise KernelError(f"read /proc/{pid}/stat", error.errno or 0) from None
     finally:
         os.close(fd)
     # the name, in parentheses, is the process's own to choose and may hold anything, parentheses too
-    fields = text[text.rindex(b")") + 2 :].split(b" ")
-    return 0 if fields[0] in (b"Z", b"X", b"x") else int(fields[19])
-
-
-def is_exiting(pid: int) -> bool:
-    """Whether a process is on its way out, or gone: PF_EXITING of its flags (field 9, proc_pid_stat(5))."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        text = os.read(fd, 4096)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return bool(int(text[text.rindex(b")") + 2 :].split(b" ")[6]) & 4)
+    return text[text.rindex(b")") + 2 :].split(b" ")
 
 
 def innermost_pid(pid: int) -> int:

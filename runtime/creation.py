@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from runtime import cgroups, foreground, identity, lifecycle, removal, seccomp, steps, store, wire
+from runtime import cgroups, foreground, identity, lifecycle, removal, reserving, seccomp, steps, store, wire
 from runtime import system as os
 from runtime.errors import CgroupError, Error, KernelError, StateError, lower
 from runtime.launch import Launch, words_for_status
@@ -335,7 +335,7 @@ class Made:
 def make(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any, *, waits: bool, detached: bool) -> Made:
     """Make a container, or leave nothing behind and raise what went wrong."""
     making = Making(ctx, id_, bundle_path, options, waits=waits, detached=detached)
-    made = Made(making, store.reserve(ctx.root, id_))
+    made = Made(making, reserving.reserve(ctx.root, id_))
     try:
         made.go()
         if not detached:

@@ -38,3 +38,12 @@ def empty(fd: int, but: Collection[str] = (), depth: int = 0) -> None:
 def _mount_of(fd: int) -> str:
     with open(f"/proc/self/fdinfo/{fd}") as file:
         return file.read().partition("mnt_id:")[2].partition("\n")[0]
+
+
+def remove(path: str, fd: int) -> None:
+    """Remove the directory itself, whatever is in it."""
+    empty(fd)
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        raise StateError(f"remove {path}: {lower(error)}", errno=error.errno) from None

@@ -1,12 +1,12 @@
 """Which process is meant: a pid alone says nothing, since pids are given out again.
 
 A process is its pid, its start time and the boot that both belong to; once a pidfd is open and the start time still the
-same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only.
+same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only. And what it does now: is it exiting, is it frozen.
 """
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOENT, ESRCH
+from errno import EACCES, EINVAL, ENODEV, ENOENT, ENOTDIR, ESRCH
 
 from runtime import system as os
 from runtime.errors import KernelError
@@ -107,6 +107,24 @@ def open_process(pid: int, started: int) -> int:
     return pidfd if is_same else -1
 
 
+def send_signal(pid: int, started: int, signal: int) -> bool:
+    """Send a signal to the process that had this pid and start time; False where it has ended."""
+    from _signal import pidfd_send_signal
+
+    pidfd = open_process(pid, started)
+    if pidfd < 0:
+        return False
+    try:
+        pidfd_send_signal(pidfd, signal)
+    except ProcessLookupError:
+        return False
+    except OSError as error:
+        raise KernelError(f"pidfd_send_signal {signal} to process {pid}", error.errno or 0) from None
+    finally:
+        os.close(pidfd)
+    return True
+
+
 def is_this_boot(boot_id: str) -> bool:
     """Whether this is still the boot of that id (random(4))."""
     # a state directory that survives a reboot holds pids that are somebody else's by now
@@ -116,5 +134,25 @@ def is_this_boot(boot_id: str) -> bool:
         return True
     try:
         return os.read(fd, 64).decode().strip() == boot_id
+    finally:
+        os.close(fd)
+
+
+def is_frozen(path: str) -> bool:
+    """Whether the processes of a cgroup are frozen, by its `freezer.state` (v1) or `cgroup.freeze`; not where it is gone."""
+    if not path:
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, EACCES):
+            return False
+        raise KernelError(f"open {path}", error.errno or 0) from None
+    try:
+        return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
+    except OSError as error:
+        if error.errno == ENODEV:
+            return False  # removed meanwhile
+        raise KernelError(f"read {path}", error.errno or 0) from None
     finally:
         os.close(fd)

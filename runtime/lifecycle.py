@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from runtime import identity, jsonio, status, store
 from runtime import system as os
-from runtime.errors import ConfigError, Error, KernelError, NotFound, StateError, StatusError
+from runtime.errors import ConfigError, Error, NotFound, StateError, StatusError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ def containers(ctx: Context) -> list[dict[str, Any]]:
             found = _describe(entry)
             found["uid"] = os.fstat(entry.fd).st_uid
             out.append(found)
+        except NotFound:
+            continue
         finally:
             entry.close()
     return out
@@ -295,38 +297,19 @@ def kill(ctx: Context, id_: str, signal: int, all_: bool = False) -> None:
             raise StatusError("container not running", code="status")
         if all_ and not saved["cgroup"]:
             for process in identity.pids_beside(pid):
-                _signal(process, identity.start_time(process), signal, is_init=process == pid)
+                identity.send_signal(process, identity.start_time(process), signal)
         elif all_ or (signal == 9 and "pid" not in saved["namespaces"] and saved["cgroup"]):
             cgroup_of(saved).kill(signal)
             if not all_:
-                _signal(pid, saved["start_time"], signal, is_init=False)  # gone by now, unless it is in another cgroup
-        else:
-            _signal(pid, saved["start_time"], signal)
+                # gone by now, unless it is in another cgroup
+                identity.send_signal(pid, saved["start_time"], signal)
+        elif not identity.send_signal(pid, saved["start_time"], signal):
+            raise StatusError("container not running: no such process", code="status")
         if signal == 9 and word == status.PAUSED:
             # a frozen process of cgroup v1 dies only when it is thawed
             cgroup_of(saved).thaw()
     finally:
         entry.close()
-
-
-def _signal(pid: int, started: int, signal: int, is_init: bool = True) -> None:
-    from _signal import pidfd_send_signal
-
-    pidfd = identity.open_process(pid, started)
-    if pidfd < 0:
-        if not is_init:
-            return  # it has ended meanwhile
-        raise StatusError("container not running", code="status")
-    try:
-        pidfd_send_signal(pidfd, signal)
-    except ProcessLookupError:
-        if not is_init:
-            return
-        raise StatusError("container not running: no such process", code="status") from None
-    except OSError as error:
-        raise KernelError(f"pidfd_send_signal {signal} to process {pid}", error.errno or 0) from None
-    finally:
-        os.close(pidfd)
 
 
 def cgroup_of(saved: dict[str, Any]) -> Any:
@@ -339,22 +322,20 @@ def cgroup_of(saved: dict[str, Any]) -> Any:
 
 def pause(ctx: Context, id_: str) -> None:
     """Freeze every process of the container."""
-    entry = locked(ctx, id_, "pause")
-    try:
-        status.allow("pause", entry.status()[0], id_)
-        if entry.state is not None:
-            cgroup_of(entry.state).freeze()
-    finally:
-        entry.close()
+    _set_frozen(ctx, id_, "pause")
 
 
 def resume(ctx: Context, id_: str) -> None:
     """Thaw the container."""
-    entry = locked(ctx, id_, "resume")
+    _set_frozen(ctx, id_, "resume")
+
+
+def _set_frozen(ctx: Context, id_: str, verb: str) -> None:
+    entry = locked(ctx, id_, verb)
     try:
-        status.allow("resume", entry.status()[0], id_)
-        if entry.state is not None:
-            cgroup_of(entry.state).thaw()
+        status.allow(verb, entry.status()[0], id_)
+        cgroup = cgroup_of(entry.state or {})
+        cgroup.freeze() if verb == "pause" else cgroup.thaw()
     finally:
         entry.close()
 
@@ -389,12 +370,20 @@ def delete(ctx: Context, id_: str, force: bool = False) -> None:
 
 
 def locked(ctx: Context, id_: str, verb: str) -> Entry:
-    entry = find(ctx, id_)
-    if entry.state is None:
-        word = entry.status()[0]
+    """The container's directory with its lock, and its state as it is with that: what was read before, others may have changed."""
+    entry = store.find(ctx.root, id_)
+    try:
+        if not entry.lock():
+            if entry.load() is None:
+                # one that is being created is not waited for
+                status.allow(verb, entry.status()[0], id_)
+            if not entry.lock(LOCK_S):
+                raise StatusError("another command is at work on the container, and has been for 10 s", code="busy")
+        if entry.load() is None:
+            if entry.is_gone():
+                raise NotFound(id_)
+            status.allow(verb, status.STOPPED, id_)
+    except Error:
         entry.close()
-        status.allow(verb, word, id_)
-    if not entry.lock(LOCK_S):
-        entry.close()
-        raise StatusError("another command is at work on the container, and has been for 10 s", code="busy")
+        raise
     return entry

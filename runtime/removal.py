@@ -37,6 +37,11 @@ def delete(ctx: lifecycle.Context, id_: str, force: bool = False) -> None:
     try:
         if not entry.lock(0.0) and not _take_over(entry, force):
             raise StatusError("another command is at work on the container, and has been for 10 s", code="busy")
+        if entry.is_gone():
+            # it was waited for another delete; by now the name may be a new container's, whose directory is not ours to remove
+            if force:
+                return
+            raise NotFound(id_)
         _delete(ctx, entry, force)
     finally:
         entry.close()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from struct import pack
 
-from runtime import checkpoint, console, creation, criu, external, foreground, jsonio, lifecycle, steps, store
+from runtime import checkpoint, console, creation, criu, external, foreground, jsonio, lifecycle, reserving, steps
 from runtime import system as os
 from runtime.criu_process import Criu
 from runtime.errors import ConfigError, KernelError, StateError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from runtime.checkpoint import Directories
     from runtime.plan import Step
+    from runtime.store import Entry
 
 _LOG = "restore.log"
 #: CRIU is in the container's cgroup while it works, and is no small program: these limits come when it is done
@@ -45,7 +46,7 @@ def restore(ctx: lifecycle.Context, id_: str, bundle_path: str, options: Any) ->
         making = Making(_restored(ctx), id_, bundle_path, options, waits=False, detached=detached)
         if not detached:
             foreground.prepare(not options.no_subreaper)
-        made = Restored(making, store.reserve(ctx.root, id_), directories)
+        made = Restored(making, reserving.reserve(ctx.root, id_), directories)
         try:
             made.go()
             if not detached:
@@ -84,7 +85,7 @@ class Init(Launch):
 class Restored(creation.Made):
     """A container that is being restored; `undo`, `close` and the state are those of one that is being made."""
 
-    def __init__(self, making: Making, entry: store.Entry, directories: Directories) -> None:
+    def __init__(self, making: Making, entry: Entry, directories: Directories) -> None:
         super().__init__(making, entry)
         self.directories = directories
         self.late: list[Step] = []

@@ -11,6 +11,9 @@ A lock on the directory (flock) tells a verb at work from one that died. Whateve
 --force` can empty it: the journal alone says what there may be to undo. The journal is a record of its own and not a
 half-valid state file, which a concurrent reader would take for a stopped container (runc learnt that with 1.3.4).
 
+Readers take no lock, so that `state` never waits: a file appears and disappears while they look, and each of them is
+looked at once. The sticky bit of the directory says that it is being removed.
+
 Nothing in here trusts a pid alone: see `identity`.
 """
 
@@ -22,8 +25,8 @@ import time
 
 from runtime import jsonio
 from runtime import system as os
-from runtime.errors import Error, Exists, NotFound, StateError, UsageError, lower
-from runtime.identity import is_this_boot, start_time
+from runtime.errors import Error, NotFound, StateError, UsageError, lower
+from runtime.identity import is_frozen, is_this_boot, start_time
 from runtime.status import CREATED, CREATING, PAUSED, RUNNING, STOPPED
 
 TYPE_CHECKING = False
@@ -34,13 +37,14 @@ VERSION = 1
 #: files of a container's directory, in the order in which `remove` takes them: the state last of the files, so that an
 #: interrupted delete still finds what it needs
 _FILES = ("exec.fifo", "exec.status", "config.json", "state.json.new", "state.json", "journal")
+_REMOVED = 0o1000
 
 
 def default_root(euid: int, in_user_ns: bool) -> str:
     """Where containers are kept: /run/pyrunc, or below $XDG_RUNTIME_DIR without root (runc's rule, main.go)."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
     if (euid != 0 or (in_user_ns and os.environ.get("USER", "") != "root")) and runtime_dir:
-        _check_directory(runtime_dir, "$XDG_RUNTIME_DIR ")
+        check_directory(runtime_dir, "$XDG_RUNTIME_DIR ")
         return os.path.join(runtime_dir, "pyrunc")
     return "/run/pyrunc"
 
@@ -49,8 +53,12 @@ def check_id(id_: str) -> None:
     """Raise UsageError unless the id is one that runc takes: letters, digits, `_ + - .`, and no path."""
     if not id_:
         raise UsageError("container id cannot be empty", code="invalid-id")
-    if id_ in (".", "..") or len(id_) > 1024 or not id_.isascii() or id_.translate(_ID_CHARACTERS):
+    if not _is_id(id_):
         raise UsageError(f'invalid container ID format: "{id_[:80]}"', code="invalid-id")
+
+
+def _is_id(id_: str) -> bool:
+    return not (id_ in (".", "..") or len(id_) > 1024 or not id_.isascii() or id_.translate(_ID_CHARACTERS))
 
 
 _ID_CHARACTERS = dict.fromkeys(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-."))
@@ -105,6 +113,16 @@ class Entry:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         return False
 
+    def is_gone(self) -> bool:
+        """Whether the directory has been removed since it was opened, though another container may have its name by now."""
+        try:
+            there, here = os.lstat(self.path), os.fstat(self.fd)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise StateError(f"stat {self.path}: {lower(error)}", errno=error.errno) from None
+        return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+
     # -- journal ---------------------------------------------------------------------------------------------------
 
     def note(self, record: dict[str, Any]) -> None:
@@ -112,12 +130,7 @@ class Entry:
         if self._journal_fd < 0:
             self._journal_fd = self._open("journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         data = (jsonio.dumps(record) + "\n").encode("utf-8", "surrogateescape")
-        try:
-            written = os.write(self._journal_fd, data)
-        except OSError as error:
-            raise StateError(f"write {self.path}/journal: {lower(error)}", errno=error.errno) from None
-        if written != len(data):
-            raise StateError(f"write {self.path}/journal: no space left on device")
+        self._put(self._journal_fd, "journal", data)
 
     def journal(self) -> dict[str, Any]:
         """All journal records merged, later over earlier ones, what is damaged left out: a crash leaves a torn last line."""
@@ -142,8 +155,14 @@ class Entry:
 
     def read(self, name: str, limit: int = 1 << 24) -> bytes:
         """The contents of a file of the directory, b"" where there is none or it is not an ordinary file."""
+        return self._read(name, limit) or b""
+
+    def _read(self, name: str, limit: int = 1 << 24) -> bytes | None:
+        """The same, but None where there is none: whoever looked again for that could find it made since, or removed."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             if error.errno in _NOTHING:
                 return b""
@@ -166,12 +185,16 @@ class Entry:
         """Write a new file of the directory."""
         fd = self._open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
+            self._put(fd, name, data)
+        finally:
+            os.close(fd)
+
+    def _put(self, fd: int, name: str, data: bytes) -> None:
+        try:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as error:
             raise StateError(f"write {self.path}/{name}: {lower(error)}", errno=error.errno) from None
-        finally:
-            os.close(fd)
 
     def save(self, state: dict[str, Any]) -> None:
         """Make `state` the container's state, all of it or nothing."""
@@ -184,12 +207,11 @@ class Entry:
 
     def load(self) -> dict[str, Any] | None:
         """Read state.json: None where there is none yet, StateError where it is not one of ours."""
-        data = self.read("state.json")
+        data = self._read("state.json")
+        if data is None:
+            self.state = None
+            return None
         if not data:
-            try:
-                os.stat("state.json", dir_fd=self.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
             raise StateError(f"{self.path}/state.json: empty, or not an ordinary file", code="broken-state")
         try:
             state = jsonio.loads(data, f"{self.path}/state.json", lone_surrogates=True)
@@ -204,15 +226,23 @@ class Entry:
         return state
 
     def status(self) -> tuple[str, int]:
-        """(status, pid of init or 0) as of now."""
+        """(status, pid of init or 0) as of now, of a container whose lock others have or nobody; NotFound once it is removed."""
         state = self.state
         if state is None:
-            return (CREATING if self.is_locked() else STOPPED), 0
+            is_locked = self.is_locked()
+            if self.is_gone() or (is_locked and os.fstat(self.fd).st_mode & _REMOVED):
+                raise NotFound(self.id)
+            if is_locked:
+                return CREATING, 0
+            # a create that had not come so far when the state was read may have ended since, with the lock
+            state = self.load()
+            if state is None:
+                return STOPPED, 0
         pid = state["pid"]
         started = start_time(pid) if pid > 1 else 0
         if started == 0 or started != state["start_time"] or not is_this_boot(state["boot_id"]):
             return STOPPED, 0
-        if _is_frozen(state["freezer"]):
+        if is_frozen(state["freezer"]):
             return PAUSED, pid
         return (CREATED if self.is_waiting() else RUNNING), pid
 
@@ -233,6 +263,11 @@ class Entry:
             names = os.listdir(self.fd)
         except OSError:
             names = []  # without a descriptor for it: rmdir says it too
+        try:
+            # before any of it is missing: with neither state nor journal it would look like a create at its very beginning
+            os.fchmod(self.fd, 0o700 | _REMOVED)
+        except OSError:
+            pass  # what follows says it better
         if not set(_FILES).issuperset(names):
             from runtime import emptying
 
@@ -256,11 +291,7 @@ class Entry:
                 raise StateError(f"remove {self.path}: {lower(error)}", errno=error.errno) from None
             from runtime import emptying
 
-            emptying.empty(self.fd)
-            try:
-                os.rmdir(self.path)
-            except OSError as again:
-                raise StateError(f"remove {self.path}: {lower(again)}", errno=again.errno) from None
+            emptying.remove(self.path, self.fd)
 
 
 #: what the kernel says of a name that is not there, or not what it should be; of a FIFO, that nobody reads it
@@ -285,67 +316,13 @@ def _is_sound(key: str, value: Any) -> bool:
     return all(type(item) is str for item in inside)
 
 
-def _is_frozen(path: str) -> bool:
-    if not path:
-        return False
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (*_NOTHING, errno.EACCES):
-            return False
-        raise StateError(f"open {path}: {lower(error)}", errno=error.errno) from None
-    try:
-        return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
-    except OSError as error:
-        if error.errno == errno.ENODEV:
-            return False  # removed meanwhile
-        raise StateError(f"read {path}: {lower(error)}", errno=error.errno) from None
-    finally:
-        os.close(fd)
+# -- finding one -------------------------------------------------------------------------------------------------------
 
 
-# -- finding and making ------------------------------------------------------------------------------------------------
+ELSEWHERE = "without root, set XDG_RUNTIME_DIR or give --root"
 
 
-def _make_directory(path: str, mode: int) -> None:
-    try:
-        os.mkdir(path, mode)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        parent = os.path.dirname(path.rstrip("/"))
-        if not parent or parent == path:
-            raise
-        _make_directory(parent, 0o711)
-        os.mkdir(path, mode)
-
-
-def reserve(root: str, id_: str) -> Entry:
-    """Make the directory of a new container and lock it; Exists where the id is taken."""
-    check_id(id_)
-    try:
-        # sticky without root: what cleans up $XDG_RUNTIME_DIR after some hours leaves that alone (XDG Base Directory)
-        _make_directory(root, 0o1700 if os.geteuid() else 0o700)
-        _check_directory(root, "state directory ")
-        path = os.path.join(root, id_)
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        raise Exists(id_) from None
-    except OSError as error:
-        why = f"make state directory {root}/{id_}: {lower(error)}"
-        raise StateError(why, _ELSEWHERE if os.geteuid() else "", errno=error.errno) from None
-    entry = _open_entry(id_, path)
-    # a concurrent `delete --force` may have seen the new directory before the lock was taken: it wins, cleanly
-    if not entry.lock(0.5) or not os.path.exists(path):
-        entry.close()
-        raise StateError(f'container "{id_}": deleted while it was being created')
-    return entry
-
-
-_ELSEWHERE = "without root, set XDG_RUNTIME_DIR or give --root"
-
-
-def _check_directory(path: str, what: str = "") -> None:
+def check_directory(path: str, what: str = "") -> None:
     """It must be ours, and not writable by others: what is in it names processes to be killed and programs to be run."""
     try:
         info = os.stat(path)
@@ -359,13 +336,13 @@ def _check_directory(path: str, what: str = "") -> None:
         raise StateError(f"{what}{path}: writable by everybody")
 
 
-def _open_entry(id_: str, path: str) -> Entry:
+def open_entry(id_: str, path: str) -> Entry:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         raise NotFound(id_) from None
     except OSError as error:
-        hint = _ELSEWHERE if error.errno == errno.EACCES else ""
+        hint = ELSEWHERE if error.errno == errno.EACCES else ""
         raise StateError(f"open {path}: {lower(error)}", hint, errno=error.errno) from None
     owner = os.fstat(fd).st_uid
     if owner not in (0, os.geteuid()):
@@ -378,7 +355,7 @@ def _open_entry(id_: str, path: str) -> Entry:
 def find(root: str, id_: str) -> Entry:
     """The directory of a container, state not yet read; NotFound where there is none."""
     check_id(id_)
-    return _open_entry(id_, os.path.join(root, id_))
+    return open_entry(id_, os.path.join(root, id_))
 
 
 def ids(root: str) -> list[str]:
@@ -389,12 +366,4 @@ def ids(root: str) -> list[str]:
         return []
     except OSError as error:
         raise StateError(f"list {root}: {lower(error)}", errno=error.errno) from None
-    out = []
-    for name in sorted(names):
-        try:
-            check_id(name)
-        except UsageError:
-            continue
-        if os.path.isdir(os.path.join(root, name)):
-            out.append(name)
-    return out
+    return [name for name in sorted(names) if _is_id(name) and os.path.isdir(os.path.join(root, name))]

@@ -49,7 +49,7 @@ _LAUNCHING = (
 _MAKING = (
     *_LAUNCHING,
     ("runtime.making:check", "plan"),
-    ("runtime.store:reserve", "state directory"),
+    ("runtime.reserving:reserve", "state directory"),
     ("runtime.store:Entry.note", "state directory"),
     ("runtime.store:Entry.write", "state directory"),
     ("runtime.store:Entry.save", "state directory"),

@@ -88,7 +88,9 @@ def _died(ctx: Context, id_: str) -> bool:
     except Error:
         return False
     try:
-        return entry.state is None and not entry.is_locked()
+        return entry.status()[0] == "stopped" and entry.state is None
+    except Error:
+        return False
     finally:
         entry.close()
 

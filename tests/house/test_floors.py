@@ -11,7 +11,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     5: ("__main__", "cli.doctor", "cli.state"),
     4: ("cli", "api", "doctor"),
     3: ("lifecycle", "making", "creation", "joining", "removal", "updating", "mounting", "checkpoint", "restoring", "criu_process", "events"),
-    2: ("launch", "store", "emptying", "bundle", "hooks", "console", "userns", "netdev", "intelrdt", "seccomp", "libseccomp", "cgroups", "foreground",
+    2: ("launch", "store", "reserving", "emptying", "bundle", "hooks", "console", "userns", "netdev", "intelrdt", "seccomp", "libseccomp", "cgroups", "foreground",
         "notify", "steps", "child", "external"),
     1: ("planner", "rules", "rules_linux", "status", "criu", "cgroups.resources", "cgroups.devices",
         "cgroups.gvariant", "cgroups.systemd_units", "cgroups.systemd_properties", "seccomp_profile", "seccomp_bpf"),
@@ -35,7 +35,7 @@ FAMILIES = (
     },
     {"seccomp", "libseccomp", "seccomp_profile", "seccomp_bpf"},
     {"rules", "rules_linux"},
-    {"store", "emptying"},
+    {"store", "reserving", "emptying"},
     set(FLOORS[0]),
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import identity, store
+from runtime import identity, reserving, store
 from runtime.errors import Exists, KernelError, NotFound, StateError, UsageError
 
 STATE = {
@@ -35,19 +35,19 @@ def test_bad_ids(id_: str) -> None:
 
 def test_an_id_is_taken_once(tmp_path: Path) -> None:
     root = str(tmp_path / "root")
-    entry = store.reserve(root, "web")
+    entry = reserving.reserve(root, "web")
     with pytest.raises(Exists, match="already exists"):
-        store.reserve(root, "web")
+        reserving.reserve(root, "web")
     assert (tmp_path / "root" / "web").stat().st_mode & 0o777 == 0o700
     entry.remove()
     entry.close()
-    store.reserve(root, "web").close()
+    reserving.reserve(root, "web").close()
 
 
 def test_the_root_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        store.reserve(str(tmp_path / "deep" / "root"), "web").close()
+        reserving.reserve(str(tmp_path / "deep" / "root"), "web").close()
     finally:
         os.umask(before)
     assert (tmp_path / "deep" / "root").stat().st_mode & 0o777 == 0o700
@@ -58,7 +58,7 @@ def test_a_root_that_others_can_write_is_refused(tmp_path: Path) -> None:
     root.mkdir()
     root.chmod(0o777)
     with pytest.raises(StateError, match="writable by everybody"):
-        store.reserve(str(root), "web")
+        reserving.reserve(str(root), "web")
     assert not (root / "web").exists()
 
 
@@ -74,7 +74,7 @@ def test_unknown_and_odd_entries(tmp_path: Path) -> None:
 
 
 def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     entry.note({"cgroup": {"v1": "x"}})
     entry.note({"pid": 5})
     with open(tmp_path / "web" / "journal", "a") as file:
@@ -83,7 +83,7 @@ def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
 
 
 def test_state_round_trip_and_status_without_a_process(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     assert entry.load() is None
     entry.save(dict(STATE))
     again = store.find(str(tmp_path), "web")
@@ -92,15 +92,107 @@ def test_state_round_trip_and_status_without_a_process(tmp_path: Path) -> None:
 
 
 def test_creating_is_told_from_a_create_that_died(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     other = store.find(str(tmp_path), "web")
     assert other.status() == ("creating", 0)
     entry.close()
     assert other.status() == ("stopped", 0)
 
 
+def test_a_state_that_appears_while_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers take no lock: a create may end between any two of their looks."""
+    creating = reserving.reserve(str(tmp_path), "web")
+    reader = store.find(str(tmp_path), "web")
+    real = store.os.open
+
+    def just_before(name: str, flags: int, *mode: int, dir_fd: int) -> int:
+        try:
+            return real(name, flags, *mode, dir_fd=dir_fd)
+        except FileNotFoundError:
+            creating.save(dict(STATE))
+            raise
+
+    monkeypatch.setattr(store.os, "open", just_before)
+    assert reader.load() is None
+    monkeypatch.undo()
+    assert reader.load() == STATE
+
+
+def test_a_create_that_ends_after_the_state_was_looked_for(tmp_path: Path) -> None:
+    creating = reserving.reserve(str(tmp_path), "web")
+    reader = store.find(str(tmp_path), "web")
+    assert reader.load() is None
+    started = identity.start_time(os.getpid())
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    creating.save({**STATE, "pid": os.getpid(), "start_time": started, "boot_id": boot})
+    creating.close()
+    assert reader.status() == ("running", os.getpid()), "and not stopped, as one whose create died"
+    assert reader.state is not None
+
+
+def test_one_that_is_being_removed_is_gone_and_not_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removing = reserving.reserve(str(tmp_path), "web")
+    removing.note({"pid": 5})
+    removing.save(dict(STATE))
+    reader = store.find(str(tmp_path), "web")
+    real, seen = store.os.unlink, set()
+
+    def look(name: str, *, dir_fd: int) -> None:
+        real(name, dir_fd=dir_fd)
+        if reader.load() is not None:
+            assert reader.status() == ("stopped", 0)
+            seen.add("stopped")
+            return
+        with pytest.raises(NotFound):
+            reader.status()
+        seen.add("gone")
+
+    # one that has ended, so that each of its files can be there
+    for name in ("exec.fifo", "exec.status", "config.json", "state.json.new"):
+        (tmp_path / "web" / name).touch()
+    monkeypatch.setattr(store.os, "unlink", look)
+    removing.remove()
+    assert seen == {"stopped", "gone"}
+    with pytest.raises(NotFound):
+        reader.status()
+    removing.close()
+    with pytest.raises(NotFound):
+        reader.status()
+
+
+def test_what_a_killed_delete_leaves_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removing = reserving.reserve(str(tmp_path), "web")
+    removing.note({"pid": 5})
+    (tmp_path / "web").chmod(0o1700)
+    removing.close()
+    assert store.find(str(tmp_path), "web").status() == ("stopped", 0)
+
+
+def test_a_new_directory_of_another_create_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own may have been deleted between mkdir and the lock, and the name be another's by now, even one that is done."""
+    real = store.os.open
+    folder = tmp_path / "root" / "web"
+
+    def replaced(name: str, flags: int, *mode: int, **more: int) -> int:
+        if name == str(folder):
+            folder.rmdir()
+            folder.mkdir(0o700)
+            (folder / "journal").touch()
+        return real(name, flags, *mode, **more)
+
+    monkeypatch.setattr(store.os, "open", replaced)
+    with pytest.raises(StateError, match="deleted while it was being created"):
+        reserving.reserve(str(tmp_path / "root"), "web")
+    assert (folder / "journal").exists()
+
+
+def test_a_directory_that_cannot_be_looked_at_is_not_left(tmp_path: Path) -> None:
+    assert "too many open files" in without_descriptors(lambda: reserving.reserve(str(tmp_path / "root"), "web"))
+    assert not (tmp_path / "root" / "web").exists()
+
+
 def test_status_of_a_live_process_needs_pid_start_time_and_boot(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     child = subprocess.Popen(["sleep", "60"])
     try:
@@ -133,7 +225,7 @@ def test_status_of_a_live_process_needs_pid_start_time_and_boot(tmp_path: Path) 
      b'{"version": 1, "id": "web", "pid": "1"}', b"{" * 100000],
 )  # fmt: skip
 def test_garbage_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     (tmp_path / "web" / "state.json").write_bytes(content)
     with pytest.raises(StateError) as caught:
         entry.load()
@@ -141,7 +233,7 @@ def test_garbage_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
 
 
 def test_odd_files_are_no_state(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     os.mkfifo(tmp_path / "web" / "state.json")
     with pytest.raises(StateError):
         entry.load()  # and does not hang on the FIFO
@@ -152,7 +244,7 @@ def test_odd_files_are_no_state(tmp_path: Path) -> None:
 
 
 def test_remove_empties_what_others_put_there(tmp_path: Path) -> None:
-    entry = store.reserve(str(tmp_path / "r"), "web")
+    entry = reserving.reserve(str(tmp_path / "r"), "web")
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "canary").write_text("alive")
@@ -197,7 +289,7 @@ def test_what_cannot_be_looked_at_is_not_taken_for_gone() -> None:
 
 def test_what_cannot_be_read_is_not_taken_for_empty(tmp_path: Path) -> None:
     """Or a delete would believe that there is nothing to undo."""
-    entry = store.reserve(str(tmp_path), "web")
+    entry = reserving.reserve(str(tmp_path), "web")
     entry.note({"pid": 5})
     started = identity.start_time(os.getpid())
     entry.save(STATE | {"pid": os.getpid(), "start_time": started, "freezer": "/proc/self/stat"})

@@ -371,8 +371,7 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
         call = a.take("rmdir", lambda c: c.path(0) in cgroup, may)
         if call.path(0) in left and not call.error:
             left.remove(call.path(0))
-    # a unit has no directory of ours: systemd removes it once its processes are gone
-    is_unit = any(step["name"] == "start-unit" for step in plan)
+    is_unit = any(step["name"] == "start-unit" for step in plan)  # systemd removes its cgroup
     while is_unit and (call := a.next()) is not None and (may(call) or a.tells_manager(call, "StopUnit")):
         a.take(call.name)
     a.follow(hooks, HOST)
@@ -382,6 +381,7 @@ def _undo(a: Account, plan: list[Line], hooks: list[Line]) -> None:
     def is_in_it(c: Call) -> bool:
         return c.name in ("unlinkat", "rmdir") and os.path.commonpath([c.path(c.name == "unlinkat"), state]) == state
 
+    a.take("fchmod", lambda c: f"<{state}>" in c.args[0] and c.args[1] == "01700")  # what readers know it by
     a.take("rmdir", lambda c: c.path(0) == state and not c.error, is_in_it)
 
 

@@ -373,16 +373,17 @@ def locked(ctx: Context, id_: str, verb: str) -> Entry:
     """The container's directory with its lock, and its state as it is with that: what was read before, others may have changed."""
     entry = store.find(ctx.root, id_)
     try:
-        if not entry.lock():
-            if entry.load() is None:
-                # one that is being created is not waited for
-                status.allow(verb, entry.status()[0], id_)
+        is_ours = entry.lock()
+        if entry.load() is None:
+            # one that is being created is not waited for
+            entry.unlock()
+            is_ours = False
+            status.allow(verb, entry.status()[0], id_)
+        if not is_ours:
             if not entry.lock(LOCK_S):
                 raise StatusError("another command is at work on the container, and has been for 10 s", code="busy")
-        if entry.load() is None:
-            if entry.is_gone():
+            if entry.load() is None:
                 raise NotFound(id_)
-            status.allow(verb, status.STOPPED, id_)
     except Error:
         entry.close()
         raise

@@ -62,11 +62,8 @@ def _lock_new(id_: str, path: str) -> Entry | None:
         return None
     try:
         # under the name of one that is gone there may be another create's
-        if entry.lock(0.5) and not entry.is_gone() and not os.listdir(entry.fd):
+        if entry.lock(0.5) and not entry.is_gone() and entry.is_empty():
             return entry
-    except OSError as error:
-        entry.close()
-        raise StateError(f"list {path}: {lower(error)}", errno=error.errno) from None
     except Error:
         entry.close()
         raise

@@ -38,6 +38,8 @@ VERSION = 1
 #: interrupted delete still finds what it needs
 _FILES = ("exec.fifo", "exec.status", "config.json", "state.json.new", "state.json", "journal")
 _REMOVED = 0o1000
+#: how long a directory may be empty and not locked without that its create has died: it is made, and then locked
+_NEW_S = 1.0
 
 
 def default_root(euid: int, in_user_ns: bool) -> str:
@@ -110,8 +112,21 @@ class Entry:
             fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.unlock()
         return False
+
+    def unlock(self) -> None:
+        """Let others have the lock."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def is_empty(self) -> bool:
+        """Whether nothing is in the directory: not even a journal, which is begun with the lock."""
+        try:
+            return not os.listdir(self.fd)
+        except FileNotFoundError:
+            return True  # it has been removed
+        except OSError as error:
+            raise StateError(f"list {self.path}: {lower(error)}", errno=error.errno) from None
 
     def is_gone(self) -> bool:
         """Whether the directory has been removed since it was opened, though another container may have its name by now."""
@@ -227,17 +242,9 @@ class Entry:
 
     def status(self) -> tuple[str, int]:
         """(status, pid of init or 0) as of now, of a container whose lock others have or nobody; NotFound once it is removed."""
-        state = self.state
-        if state is None:
-            is_locked = self.is_locked()
-            if self.is_gone() or (is_locked and os.fstat(self.fd).st_mode & _REMOVED):
-                raise NotFound(self.id)
-            if is_locked:
-                return CREATING, 0
-            # a create that had not come so far when the state was read may have ended since, with the lock
-            state = self.load()
-            if state is None:
-                return STOPPED, 0
+        if self.state is None and (word := self._beginning()):
+            return word, 0
+        state: dict[str, Any] = self.state or {}
         pid = state["pid"]
         started = start_time(pid) if pid > 1 else 0
         if started == 0 or started != state["start_time"] or not is_this_boot(state["boot_id"]):
@@ -245,6 +252,22 @@ class Entry:
         if is_frozen(state["freezer"]):
             return PAUSED, pid
         return (CREATED if self.is_waiting() else RUNNING), pid
+
+    def _beginning(self) -> str:
+        """CREATING, or STOPPED where that has died, as long as there is no state.json; "" where there is one by now."""
+        # the second time: who has put something into the directory since had the lock before that
+        for _ in range(2):
+            is_locked = self.is_locked()
+            info = os.fstat(self.fd)
+            is_removed = bool(info.st_mode & _REMOVED)
+            is_new = not is_removed and time.time() - info.st_mtime < _NEW_S and self.is_empty()
+            if not is_locked and self.load() is not None:
+                return ""
+            if self.is_gone() or (is_locked and is_removed):
+                raise NotFound(self.id)
+            if is_locked or is_new:
+                return CREATING
+        return STOPPED
 
     def is_waiting(self) -> bool:
         """Whether init still sleeps on exec.fifo: it alone reads from it, and its exec closes it."""

@@ -95,8 +95,33 @@ def test_creating_is_told_from_a_create_that_died(tmp_path: Path) -> None:
     entry = reserving.reserve(str(tmp_path), "web")
     other = store.find(str(tmp_path), "web")
     assert other.status() == ("creating", 0)
+    entry.note({"pid": 5})
+    assert other.status() == ("creating", 0)
     entry.close()
     assert other.status() == ("stopped", 0)
+
+
+def test_a_directory_that_is_not_locked_yet_is_one_that_is_being_made(tmp_path: Path) -> None:
+    folder = tmp_path / "web"
+    folder.mkdir(0o700)
+    reader = store.find(str(tmp_path), "web")
+    assert reader.status() == ("creating", 0)
+    os.utime(folder, (1, 1))
+    assert reader.status() == ("stopped", 0), "its create has died"
+
+
+def test_one_that_is_locked_and_begun_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "web").mkdir(0o700)
+    reader, creating = (store.find(str(tmp_path), "web") for _ in range(2))
+    real = store.os.listdir
+
+    def just_before(fd: int) -> list[str]:
+        creating.lock()
+        creating.note({"pid": 5})
+        return real(fd)
+
+    monkeypatch.setattr(store.os, "listdir", just_before)
+    assert reader.status() == ("creating", 0)
 
 
 def test_a_state_that_appears_while_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,31 @@
 
 /* -- closing descriptors ------------------------------------------------------------------------------------------- */
 
+/* Before 5.9, or under a profile that forbids close_range(2). /proc/self/fd would tell which there are, but in here
+ * /proc may be anybody's; poll(2) tells it of many at once, where a limit may be a million and each call a filter's to
+ * judge. */
+static void close_what_is_open(u64 low, u64 high)
+{
+    struct pollfd some[256];
+    while (low <= high) {
+        u32 count = high - low < 255 ? (u32)(high - low) + 1 : 256;
+        for (u32 i = 0; i < count; i++)
+            some[i] = (struct pollfd){(int)(low + i), 0, 0};
+        struct __kernel_timespec now = {0, 0};
+        long told = sys(ppoll, some, count, &now, 0, 0);
+        for (u32 i = 0; i < count; i++)
+            if (told < 0 || !(some[i].revents & POLLNVAL)) sys(close, some[i].fd);
+        low += count;
+    }
+}
+
 static void close_between(u32 low, u32 high)
 {
     if (low > high || sys(close_range, low, high, 0) == 0) return;
     struct rlimit64 limit = {0, 0};
     sys(prlimit64, 0, RLIMIT_NOFILE, 0, &limit);
-    // /proc/self/fd would tell which there are, but in here /proc may be anybody's
-    for (u64 fd = low; fd <= high && fd < limit.rlim_cur && fd < 1U << 20; fd++)
-        sys(close, fd);
+    u64 end = limit.rlim_cur < 1U << 20 ? limit.rlim_cur : 1U << 20;
+    if (end) close_what_is_open(low, high < end - 1 ? high : end - 1);
 }
 
 /* Close every descriptor from `low` on but those of `keep`. */

@@ -22,7 +22,7 @@
  * What happened:
  *
  *   call P N NR   without -p: every call; and with it, as "hit", the point when it was reached, with the call's
- *                 first argument and, of openat(2), the path
+ *                 first argument and, of openat(2) and newfstatat(2), the path
  *
  *   hang          the program was killed because its time was up; then, for each process there was,
  *
@@ -174,7 +174,7 @@ static void at_point(struct task *t, long call, unsigned long long nr, const __u
     is_over = 1;
     for (int i = 0; fail_with && i < keep_count; i++)
         if (keeps[i] == nr) return;
-    if (nr == SYS_openat) path_at(t->tid, args[1], path);
+    if (nr == SYS_openat || nr == SYS_newfstatat) path_at(t->tid, args[1], path);
     fprintf(out, "hit %d %ld %llu %lld %s\n", t->process, call, nr, (long long)args[0], path);
     fflush(out);
     if (fail_with) {

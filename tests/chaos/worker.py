@@ -178,7 +178,7 @@ class Worker:
         """Whether a call that says that there is no such thing is believed: of a file that is removed, that there is no such
         process, or no such container."""
         is_one = re.fullmatch(r"/proc/\d+/stat", path) or path == f"{self.place.root}/{ID}"
-        return name in BELIEVED or name == "openat" and bool(is_one)
+        return name in BELIEVED or name in ("openat", "newfstatat") and bool(is_one)
 
     def judge(self, verb: Verb, process: int, fault: str, status: int, out: str, err: str) -> str:
         """What is wrong about how the command has ended; empty if nothing is."""

@@ -6,8 +6,9 @@ import os
 
 from runtime import cgroups
 from runtime.cgroups import delegation, walk
-from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding
+from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, kernel
 from runtime.errors import Error
+from runtime.texts import lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def check(host: Host) -> Iterator[Finding]:
     except Error as error:
         yield Finding(ERROR, "cgroup.place", "a container's cgroup", error.message, error.hint)
         return
+    yield from _moves(host, walk.text("/proc/self/mountinfo"))
     if isinstance(chosen, cgroups.NoCgroup):
         advice = (
             f"containers run without limits, and every one in linux.resources is an error; {delegation.place_for(host)}"
@@ -85,6 +87,26 @@ def _driver(host: Host) -> Finding:
     return Finding(
         NOTE, "cgroup.driver", what, found, "configure the engine for cgroupfs: pyrunc doctor --engine ... checks it"
     )
+
+
+def _moves(host: Host, mountinfo: str) -> Iterator[Finding]:
+    """Whether whoever moves a process into a cgroup has to wait, as systemd does with each container's (cgroup-v2.rst, favordynmods)."""
+    # before 6.0 no hierarchy could be mounted otherwise; a container's own process is begun in its cgroup where we make it
+    if not host.is_systemd or not host.cgroup_unified or kernel.number(host.kernel) < (6, 0):
+        return
+    what = "moving processes"
+    options = {word for line in lines(mountinfo) if " - cgroup" in line for word in line.split()[-1].split(",")}
+    if "favordynmods" in options:
+        yield Finding(OK, "cgroup.moves", what, "nobody waits for it (favordynmods)")
+        return
+    found = (
+        "takes a grace period of RCU, ten milliseconds and more, in each start of a container with the driver systemd"
+    )
+    advice = (
+        f"where that counts, as root, until the next boot:\n  mount -o remount,favordynmods {host.cgroup_unified}\n"
+        "from then on cgroup_favordynmods=1 does it on the kernel's command line (Linux 6.7); forks and exits get slower by a little"
+    )
+    yield Finding(NOTE, "cgroup.moves", what, found, advice)
 
 
 def why_not(path: str) -> str:
@@ -176,12 +198,12 @@ def _unified(host: Host, path: str) -> Iterator[Finding]:
 
 
 def _devices(host: Host) -> Finding:
-    from runtime import kernel
+    from runtime import kernel as extension
     from runtime.cgroups import devices
 
     what = "device rules, by a BPF program"
     try:
-        os.close(kernel.bpf_prog_load(devices.program(devices.state(None))))
+        os.close(extension.bpf_prog_load(devices.program(devices.state(None))))
     except OSError as error:
         if host.is_rootless:
             return Finding(OK, "cgroup.v2.devices", what, "not needed: an ordinary user's container has his own access")

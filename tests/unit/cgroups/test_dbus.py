@@ -136,7 +136,8 @@ class Peer:
         self.server.listen(1)
         self.words, self.stays = words, stays
         self.done = threading.Event()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError), self.server.accept()[0] as peer:
@@ -148,6 +149,8 @@ class Peer:
 
     def close(self) -> None:
         self.done.set()
+        self.server.shutdown(socket.SHUT_RDWR)  # of one that nobody has called, this wakes accept
+        self.thread.join(20)
         self.server.close()
 
 

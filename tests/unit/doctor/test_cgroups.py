@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.doctor import ERROR, OK, WARNING, cgroups
+from runtime.doctor import ERROR, NOTE, OK, WARNING, cgroups
 from runtime.host import Host
 
 FACTS = {"cgroup_mounts": {}, "own_cgroups": {"": "/user.slice"}, "euid": 0, "is_rootless": False, "is_systemd": False}
@@ -92,3 +92,20 @@ def test_files_that_no_cgroup_has(tmp_path: Path, step: tuple[str, str, str], wa
 
 def test_without_a_neighbour_nothing_is_said(tmp_path: Path) -> None:
     assert cgroups.lacking(("write", f"{tmp_path}/new/memory.nosuch", "1")) == ""
+
+
+MOUNT = "33 26 0:28 / /sys/fs/cgroup rw,nosuid shared:5 - cgroup2 cgroup2 rw,nsdelegate{}\n34 26 0:9 / /favordynmods rw - tmpfs favordynmods rw\n"
+
+
+@pytest.mark.parametrize(
+    ("release", "more", "is_systemd", "severities"),
+    [
+        ("6.0.1", "", True, [NOTE]),
+        ("6.0.1", ",favordynmods,memory_recursiveprot", True, [OK]),
+        ("5.19.9", "", True, []),
+        ("6.12.0", "", False, []),
+    ],
+)
+def test_who_waits_where_processes_are_moved(release: str, more: str, is_systemd: bool, severities: list[str]) -> None:
+    host = Host.from_facts({**FACTS, "cgroup_unified": "/sys/fs/cgroup", "kernel": release, "is_systemd": is_systemd})
+    assert [finding.severity for finding in cgroups._moves(host, MOUNT.format(more))] == severities

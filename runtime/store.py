@@ -37,6 +37,7 @@ VERSION = 1
 #: files of a container's directory, in the order in which `remove` takes them: the state last of the files, so that an
 #: interrupted delete still finds what it needs
 _FILES = ("exec.fifo", "exec.status", "config.json", "state.json.new", "state.json", "journal")
+#: of the directory's mode
 _REMOVED = 0o1000
 #: how long a directory may be empty and not locked without that its create has died: it is made, and then locked
 _NEW_S = 1.0
@@ -258,7 +259,10 @@ class Entry:
         # the second time: who has put something into the directory since had the lock before that
         for _ in range(2):
             is_locked = self.is_locked()
-            info = os.fstat(self.fd)
+            try:
+                info = os.fstat(self.fd)
+            except OSError as error:
+                raise StateError(f"stat {self.path}: {lower(error)}", errno=error.errno) from None
             is_removed = bool(info.st_mode & _REMOVED)
             is_new = not is_removed and time.time() - info.st_mtime < _NEW_S and self.is_empty()
             if not is_locked and self.load() is not None:

@@ -7,6 +7,9 @@
 A function that takes long holds up everything: whatever waits is done by a child (engine.py) or by readiness. An exception
 of a function leaves run(): nothing is caught here. The loop must not know what it is used for.
 
+Where the kernel takes no more descriptors for epoll (fs.epoll.max_user_watches is a limit of the user's, and another program may
+have used it up) the others are asked with poll(2), turn by turn: slower, and nobody notices.
+
 Whoever watches a descriptor must forget it before closing it. The kernel watches the open file and not its number: as long
 as somebody else holds the same file (a child, a duplicate), a closed number would go on being reported, for ever.
 """
@@ -29,6 +32,10 @@ SIGPIPE = 13
 _WAIT_S = 86400.0
 #: at most so many descriptors in one turn; the others wait for the next
 _EVENTS = 64
+#: events that poll(2) has too; EPOLLEXCLUSIVE it has not
+_POLLED = 0xFFFF
+#: kinds of files (inode(7)); those of the kernel's own, a pidfd or an eventfd, have none
+_FIFO, _SOCKET = 0o010000, 0o140000
 
 
 class Timer:
@@ -58,6 +65,7 @@ class Loop:
         "_forgotten",
         "_is_running",
         "_pending",
+        "_polled",
         "_ready",
         "_signals",
         "_soon",
@@ -69,6 +77,8 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         self._ready: dict[int, Callable[[int], None]] = {}
+        #: those that epoll did not take, and their events
+        self._polled: dict[int, int] = {}
         #: forgotten since the turn began: what epoll still reports of them is about somebody who is gone
         self._forgotten: set[int] = set()
         self._timers: list[Timer] = []
@@ -91,7 +101,12 @@ class Loop:
         PermissionError where the file is none that one can wait for, such as a regular one.
         """
         assert fd not in self._ready, f"descriptor {fd} is watched already"
-        self._epoll.register(fd, events)
+        try:
+            self._epoll.register(fd, events)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.EEXIST) or (error.errno == errno.EPERM and not _can_wait(fd)):
+                raise
+            self._polled[fd] = events
         self._ready[fd] = ready
         # epoll may have more to say about an earlier file of this number in this very turn: `ready` will look and find
         # nothing, or will not be asked at all; what is there is reported again
@@ -99,17 +114,28 @@ class Loop:
 
     def change(self, fd: int, events: int) -> None:
         """Watch for other events from now on. Without any, an end or an error is reported still: forget() to hear nothing."""
-        self._epoll.modify(fd, events)
+        if fd not in self._polled:
+            try:
+                self._epoll.modify(fd, events)
+                return
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    raise
+                self._unregister(fd)
+        self._polled[fd] = events
 
     def forget(self, fd: int) -> None:
         """Watch no longer; to be called before the descriptor is closed. One that is not watched is fine."""
         if self._ready.pop(fd, None) is not None:
             self._forgotten.add(fd)
-            try:
-                self._epoll.unregister(fd)
-            except OSError as error:
-                if error.errno not in (errno.EBADF, errno.ENOENT):
-                    raise
+            if self._polled.pop(fd, None) is None:
+                self._unregister(fd)
+
+    def _unregister(self, fd: int) -> None:
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # it was closed already; and for anything else nothing could be done
 
     def is_watching(self, fd: int) -> bool:
         """Whether somebody watches this descriptor; a second one takes a duplicate of it."""
@@ -171,7 +197,7 @@ class Loop:
             wait_s = 0.0
         elif self._timers:
             wait_s = min(max(0.0, min(timer.at for timer in self._timers) - time.monotonic()), _WAIT_S)
-        found = self._epoll.poll(wait_s, _EVENTS)
+        found = self._poll(wait_s) if self._polled else self._epoll.poll(wait_s, _EVENTS)
         self._forgotten.clear()
         for fd, events in found:
             if fd not in self._forgotten:
@@ -189,6 +215,19 @@ class Loop:
         calls, self._soon = self._soon, []
         for call in calls:
             call()
+
+    def _poll(self, wait_s: float) -> list[tuple[int, int]]:
+        """The same where epoll did not take all: it is one of those that are asked."""
+        poll = select.poll()
+        poll.register(self._epoll.fileno(), select.POLLIN)
+        for fd, events in self._polled.items():
+            poll.register(fd, events & _POLLED)
+        told = poll.poll(None if wait_s < 0 else wait_s * 1000)
+        for fd, events in told:
+            if events & select.POLLNVAL:
+                self._polled.pop(fd, None)  # closed before it was forgotten: epoll would have noticed by itself
+        found = [(fd, events) for fd, events in told if fd in self._polled]
+        return [*found, *self._epoll.poll(0, _EVENTS)]
 
     def run(self) -> None:
         """Serve until stop() is called. May be called again."""
@@ -212,8 +251,14 @@ class Loop:
             # Nothing is unregistered: after a fork the kernel's table is the parent's too.
             self._epoll.close()
         self._ready.clear()
+        self._polled.clear()
         self._timers.clear()
         self._soon.clear()
+
+
+def _can_wait(fd: int) -> bool:
+    """Whether a file is of a kind that one can wait for, whatever epoll has said of it."""
+    return os.fstat(fd).st_mode & 0o170000 in (0, _FIFO, _SOCKET) or os.isatty(fd)
 
 
 def _at(timer: Timer) -> float:

@@ -211,10 +211,14 @@ class Nursery:
             fd, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return  # another shim was quicker
-        if peer_of(fd)[1] != os.geteuid():
+        try:
+            is_ours = peer_of(fd)[1] == os.geteuid()
+            os.set_blocking(fd, False)
+        except OSError:
+            is_ours = False  # whoever it is must not wait for ever for an answer
+        if not is_ours:
             os.close(fd)
             return
-        os.set_blocking(fd, False)
         self._connections[fd] = self._loop.later(_HEAR_S, lambda: self._drop(fd))
         self._loop.watch(fd, select.EPOLLIN, lambda events: self._read(fd))
 

@@ -19,14 +19,18 @@ def listen(path: str) -> socket | None:
     os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
     while True:
         listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        is_made = False
         try:
             listener.bind(path)
+            is_made = True
             os.chmod(path, 0o600)
             listener.listen(128)
             return listener
         except OSError as error:
             listener.close()
-            if error.errno != EADDRINUSE:
+            if is_made:
+                os.unlink(path)
+            if is_made or error.errno != EADDRINUSE:
                 raise OSError(error.errno, f"listen on {path}: {error.strerror}") from None
         if is_served(path):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import older
 import pytest
 
 from shim.loop import Loop
@@ -232,3 +234,15 @@ def test_what_the_core_imports() -> None:
     cheap = {"errno", "fcntl", "gc", "select", "termios", "time", "_socket", "_signal", "_struct", "__future__"}
     cheap |= {"os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc"}
     assert loaded - cheap <= {"runtime", "runtime.kernel", "runtime.system", "runtime.texts"}
+
+
+#: fs.epoll.max_user_watches is used up; and words of a profile around us
+@pytest.mark.parametrize("error", ["ENOSPC", "EPERM", "ENOENT"])
+def test_all_of_it_where_epoll_takes_nothing(error: str) -> None:
+    """Each test here once more, in an interpreter whose epoll_ctl fails."""
+    but = "not where_epoll_takes_nothing" + ("" if error == "EPERM" else " and not regular_file")
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", but, __file__]
+    hidden = older.command("epoll_ctl", errno=getattr(errno, error))
+    done = subprocess.run([*hidden, *argv], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[100%]" in done.stdout

@@ -6,6 +6,7 @@ word, and may have done nothing, a part, or all of it: what then is left is for 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
@@ -324,7 +325,13 @@ class Containerd(Verb):
         """The bundle is containerd's, which makes it, and removes it with whatever is in it."""
         bundle = self.place.bundles["mounted"]
         for path in bundle.iterdir():
-            path.rmdir() if path.is_dir() else path.unlink()
+            try:
+                path.rmdir() if path.is_dir() else path.unlink()
+            except OSError as error:
+                # a mount point is busy; what is in a directory that is none, a killed create may have made in its last moment
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                shutil.rmtree(path)
         (bundle / "config.json").write_text(self.place.configs["mounted"])
         return True
 

@@ -6,7 +6,7 @@ same, the pidfd is the process (pidfd_open(2)). Signals go to pidfds only. And w
 
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, ENODEV, ENOENT, ENOTDIR, ESRCH
+from errno import EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, ESRCH
 
 from runtime import system as os
 from runtime.errors import KernelError
@@ -151,8 +151,8 @@ def is_frozen(path: str) -> bool:
     try:
         return os.read(fd, 32).strip() in (b"FROZEN", b"FREEZING", b"1")
     except OSError as error:
-        if error.errno == ENODEV:
-            return False  # removed meanwhile
+        if error.errno in (ENODEV, EISDIR):
+            return False  # removed meanwhile; or no file of a cgroup's at all
         raise KernelError(f"read {path}", error.errno or 0) from None
     finally:
         os.close(fd)

@@ -158,6 +158,8 @@ def containers(ctx: Context) -> list[dict[str, Any]]:
             out.append(found)
         except NotFound:
             continue
+        except Error as error:
+            out.append({"id": id_, "error": error.message})
         finally:
             entry.close()
     return out

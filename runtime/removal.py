@@ -74,7 +74,15 @@ def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
         if not force:
             raise
         saved = None
-    word, pid = entry.status() if saved is not None else (status.STOPPED, 0)
+    word, pid = status.STOPPED, 0
+    if saved is not None:
+        try:
+            word, pid = entry.status()
+        except Error:
+            # by force: whoever it is, is killed
+            if not force:
+                raise
+            pid = saved["pid"]
     if not force and word != status.CREATED:
         # a created container is killed by a plain delete: engines clean up that way (runc's delete.go)
         status.allow("delete", word, entry.id)

@@ -71,7 +71,7 @@ def pids(path: str) -> list[int]:
 
 def _procs(fd: int) -> list[int]:
     try:
-        return [int(word) for word in _read("cgroup.procs", fd).split()]
+        return [int(word) for word in _read("cgroup.procs", fd).split() if word.isdigit()]
     except OSError as error:
         if error.errno in (ENOENT, ENODEV):
             return []

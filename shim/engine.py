@@ -130,8 +130,12 @@ class Engine:
             if is_over:
                 return  # a spare has said so, and then exited
             is_over = True
-            texts = _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
-            answer = Answer(status, *texts)
+            try:
+                texts = _caught(out, OUT_BYTES) if has_out else b"", _caught(err, ERR_BYTES) if has_err else b""
+                answer = Answer(status, *texts)
+            except OSError as error:
+                # somebody waits for an answer, and what it said is not known
+                answer = Answer(status or 1, b"", f"read what the runtime wrote: {_words(error)}\n".encode())
             close_all(caught)
             try:
                 done(answer)

@@ -7,7 +7,7 @@ module loaded here is time between the end of a container and the next one.
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
+from _socket import AF_UNIX, SHUT_WR, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM, socket
 
 from shim.containerd import DEFAULT_ROOT, OPTIONS_FILE
 from shim.containerd.sockets import remove_if_dead
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from shim.engine import Answer
 
-#: how long a nursery that is busy is waited for, after a shim was killed
+#: how long a shim that is busy is waited for
 _HEARD_S = 1.0
 
 
@@ -108,26 +108,33 @@ def _remove_dead(path: str) -> None:
         return
     if not own.startswith("/"):
         return
-    was_killed = os.path.lexists(own) and remove_if_dead(own)
+    was_killed = os.path.lexists(own)
+    if was_killed:
+        _outlive(own, SOCK_STREAM)
+        was_killed = remove_if_dead(own)
     folder = os.path.dirname(own)
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         path = f"{folder}/{name}"
         if name.startswith("nursery-") and not remove_if_dead(path, SOCK_SEQPACKET) and was_killed:
-            _outlive(path)
+            _outlive(path, SOCK_SEQPACKET)
             remove_if_dead(path, SOCK_SEQPACKET)
 
 
-def _outlive(path: str) -> None:
-    """Return when the nursery at `path` has heard us, or when its last holder has ended.
+def _outlive(path: str, kind: int) -> None:
+    """Return when the shim that listens at `path` has heard us, or when the last who had that socket has ended.
 
-    A child that the shim was about to make has the listening socket, too, until the kernel has told it that the shim was killed.
+    One that was killed just now still listens when its connections have ended already; and a child that it was about to make has
+    the socket, too, until the kernel has told it so.
     """
-    connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    connection = socket(AF_UNIX, kind | SOCK_CLOEXEC)
     try:
         connection.settimeout(_HEARD_S)
         connection.connect(path)
-        # no request: who is alive closes the connection; where nobody is, the kernel does
-        connection.send(b"?")
+        # nothing that is answered: who is alive closes the connection; where nobody is, the kernel does
+        if kind == SOCK_SEQPACKET:
+            connection.send(b"?")
+        else:
+            connection.shutdown(SHUT_WR)
         connection.recv(1)
     except OSError:
         pass

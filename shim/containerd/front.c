@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,8 @@
 #define EXIT_STATUS (128 + 9)
 #define SOCKET_DIR "/run/containerd/s"
 #define NAME "containerd-shim-pyrunc-v2"
+/* how long a shim that is busy is waited for */
+#define HEARD_MS 1000
 
 struct words {
     const char *namespace, *id, *bundle;
@@ -112,17 +115,37 @@ static int is_mounted(const char *path)
     return found;
 }
 
+/* A connection to who listens there; -1 where nobody does, -2 where so many wait for it that one more has no room. */
+static int connected(const char *path, int kind)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) return -1;
+    strcpy(address.sun_path, path);
+    int fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    int is_full = errno == EAGAIN;
+    close(fd);
+    return is_full ? -2 : -1;
+}
+
 /* Whether somebody listens there; a socket file whose owner is gone has to be removed. */
 static int is_served(const char *path, int kind)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) return 0;
-    strcpy(address.sun_path, path);
-    int fd = socket(AF_UNIX, kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) return 0;
-    int is_good = connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN;
+    int fd = connected(path, kind);
+    if (fd >= 0) close(fd);
+    return fd != -1;
+}
+
+/* Whether a shim listens there and goes on with it. One that was killed just now does until the kernel has closed what
+ * it had, its connections first; and both end a connection on which nothing more can come. */
+static int is_alive(const char *path)
+{
+    int fd = connected(path, SOCK_STREAM);
+    if (fd < 0) return fd == -2;
+    shutdown(fd, SHUT_WR);
+    poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, HEARD_MS);
     close(fd);
-    return is_good;
+    return is_served(path, SOCK_STREAM);
 }
 
 /* Whether the sockets of the shim and of its family are either gone or alive. */
@@ -135,7 +158,7 @@ static int are_sockets_clean(const char *bundle)
     *end = 0;
     if (!strncmp(own, "unix://", 7)) own += 7;
     if (*own != '/') return 1;
-    if (!is_missing(own) && !is_served(own, SOCK_STREAM)) return 0;
+    if (!is_missing(own) && !is_alive(own)) return 0;
     *strrchr(own, '/') = 0;
     DIR *folder = opendir(own);
     if (!folder) return errno == ENOENT;

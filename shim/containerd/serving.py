@@ -43,10 +43,11 @@ _LAST_EVENTS_S = 2.0
 _DEFECTS = 1000
 #: after so many a shim forks no more: `start` makes the next one anew
 _GENERATIONS = 16
-#: how often a shim asks whether it is still needed, while nobody is connected or it has no container
-_ALONE_S = 10.0
-#: so often in a row it may find that it has none
-_EMPTY_LOOKS = 3
+#: how often a shim asks whether it is still needed, while nobody is connected or it has no container; and how soon after the
+#: last connection's end, from where on ever more rarely: containerd removes the bundle of what it gives up right then, or never
+_ALONE_S, _SOON_S = 10.0, 0.1
+#: so long it may have none
+_EMPTY_S = 30.0
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -104,13 +105,14 @@ class Shim:
 
     __slots__ = (
         "defects",
-        "empty_looks",
+        "empty_since",
         "has_left",
         "is_over",
         "listener",
         "loop",
         "looking",
         "nursery",
+        "pause",
         "publisher",
         "reaper",
         "server",
@@ -146,13 +148,13 @@ class Shim:
         self.loop.on_signal(SIGTERM, self.shut_down)
         self.loop.on_signal(SIGINT, self.shut_down)
         self.loop.on_signal(SIGUSR1, self.describe)
-        self.server.deserted = self._watch
+        self.server.deserted = self._be_deserted
         self.server.unheard = self.tasks.unheard
-        self.tasks.emptied = self._watch
+        self.tasks.emptied = self._be_empty
         self.tasks.leaving = self.leave
         self.looking: Timer | None = None
-        self.empty_looks = 0
-        self._watch()
+        self.pause = self.empty_since = 0.0
+        self._be_empty()
 
     def serve(self) -> Birth | None:
         """Serve; None at the end, and in a new shim what it is to be."""
@@ -211,11 +213,18 @@ class Shim:
         self.leave()
         self.server.close()
 
-    def _watch(self) -> None:
-        """Nobody is connected, or there is no container: look again later."""
+    def _be_empty(self) -> None:
+        self.empty_since = time.monotonic()
+        self._watch(_ALONE_S)
+
+    def _be_deserted(self) -> None:
+        self._watch(_SOON_S)
+
+    def _watch(self, pause: float) -> None:
         if self.looking is not None:
             self.looking.cancel()
-        self.looking = self.loop.later(_ALONE_S, self._look)
+        self.pause = pause
+        self.looking = self.loop.later(pause, self._look)
 
     def _look(self) -> None:
         """End where nobody will have us end: containerd has given up a call, because its own client is gone, and forgotten us.
@@ -226,14 +235,13 @@ class Shim:
         self.looking = None
         containers = self.tasks.containers
         if self.server.connections and containers:
-            self.empty_looks = 0
             return
         bundles = [found.bundle if found else "." for found in containers.values()]
         # not the directory itself: where it is the working directory it stays, with nothing in it
         is_known = any(os.path.exists(f"{bundle}/config.json") for bundle in (".", *bundles))
-        self.empty_looks = 0 if containers else self.empty_looks + 1
-        if (self.server.connections or is_known) and self.empty_looks < _EMPTY_LOOKS:
-            self._watch()
+        has_time = bool(containers) or time.monotonic() - self.empty_since < _EMPTY_S
+        if (self.server.connections or is_known) and has_time:
+            self._watch(min(2 * self.pause, _ALONE_S))
             return
         log(
             "warning",

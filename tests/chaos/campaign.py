@@ -1,6 +1,6 @@
 """`make chaos`: one fault at a time, at every system call of every command, and what is left afterwards.
 
-    campaign.py [--sample N] [--points VERB[:PROCESS[:CALL[:FAULT]]] ...] [--faults KILL,EIO,...] [--verbs create,exec]
+    campaign.py [--sample N] [--points VERB[:PROCESS[:CALL|FIRST-LAST[:FAULT]]] ...] [--faults KILL,EIO,...] [--verbs create,exec]
     POINTS='create:2:137' SAMPLE=500 PEER_SAMPLE=100 BENCH_PEERS=runc=/usr/sbin/runc,... in the environment say the same
 
 A point is a verb, one of the processes that take part in it (0 is the command, then in the order in which they are made), the
@@ -127,19 +127,21 @@ def points(workers: Workers, asked: argparse.Namespace, *, is_ours: bool = True)
     for verb, *rest in wanted:
         process, call, fault = [*rest, "", "", ""][:3]
         faults = [fault] if fault else asked.faults
-        if process and call:
+        if process and call and "-" not in call:
             out += [(verb, int(process), int(call), fault) for fault in faults]
         else:
             listed = workers.list(verb)
             if not isinstance(listed, list):
                 print(f"{verb}: not tried, since it fails without any fault", file=sys.stderr)
                 continue
+            first, _, last = call.partition("-")
+            wanted_calls = range(int(first or 0), int(last) + 1 if last else sys.maxsize)
             begun = 0 if process else _begun(known, [nr for one, _, nr in listed if one == 0])
             out += [
                 (verb, one, number, fault)
                 for one, number, nr in listed
                 if one not in getattr(VERBS[verb], "others", ())
-                if (one or number > begun) and (not process or one == int(process))
+                if (one or number > begun) and (not process or one == int(process)) and number in wanted_calls
                 for fault in faults
                 if fault not in ERRNOS or NAMES.get(nr) not in NEVER_FAIL
                 if fault != "STOP" or NAMES.get(nr) in MEETINGS

@@ -61,9 +61,9 @@
 
 struct task {
     pid_t tid;
-    int process;     /* -1: its first stop came before the news of it */
-    int is_new;      /* its first stop has not come, or is not over */
-    long error;      /* what its call is to fail with, at the exit from it */
+    int process; /* -1: its first stop came before the news of it; its tid is negative if it was let go before that */
+    int is_new;  /* its first stop has not come, or is not over */
+    long error;  /* what its call is to fail with, at the exit from it */
     double held_til; /* 0: is not held */
 };
 
@@ -209,7 +209,11 @@ static void on_child(struct task *parent)
     if (ptrace(PTRACE_GETEVENTMSG, parent->tid, NULL, &made)) return;
     pid_t tid = (pid_t)made;
     int process = is_thread(tid) ? parent->process : new_process(tid);
-    struct task *t = find(tid);
+    struct task *t = find(tid), *gone = find(-tid);
+    if (gone) {
+        gone->tid = 0;
+        return;
+    }
     if (!t) {
         add(tid, process);
         return;
@@ -225,7 +229,11 @@ static void on_stop(pid_t tid, int status)
     struct task *t = find(tid);
     int signal = WSTOPSIG(status), event = status >> 16;
     if (!t) {
-        add(tid, -1);
+        t = add(tid, -1);
+        if (!is_over) return;
+        // there may never be news of it: who has made it was killed by what was done
+        detach(t, 0);
+        t->tid = -tid;
         return;
     }
     if (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_VFORK || event == PTRACE_EVENT_CLONE) {
@@ -275,7 +283,7 @@ static void wake(int signal)
 static void release_held(void)
 {
     for (int i = 0; i < task_count; i++)
-        if (tasks[i].tid && tasks[i].held_til && now() >= tasks[i].held_til) {
+        if (tasks[i].tid > 0 && tasks[i].held_til && now() >= tasks[i].held_til) {
             tasks[i].held_til = 0;
             go_on(&tasks[i], 0);
         }
@@ -297,8 +305,8 @@ static void let_go(void)
         int is_any = 0;
         for (int i = 0; i < task_count; i++) {
             // of this one there will be no news
-            if (tasks[i].tid && tasks[i].process < 0) go_on(&tasks[i], 0);
-            is_any |= tasks[i].tid && tasks[i].is_new;
+            if (tasks[i].tid > 0 && tasks[i].process < 0) go_on(&tasks[i], 0);
+            is_any |= tasks[i].tid > 0 && tasks[i].is_new;
         }
         pid_t tid = waitpid(-1, &status, is_any ? __WALL : __WALL | WNOHANG);
         if (tid == 0 || (tid < 0 && errno != EINTR)) return;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -84,6 +85,16 @@ def test_an_error_is_an_answer(engine: Engine, call: Calls) -> None:
     assert answer.status == 1
     assert b"does not exist" in answer.err
     assert answer.out == b""
+
+
+def test_what_cannot_be_read_is_an_answer(engine: Engine, call: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module.os, "pread", fail)
+    answer = call(engine, "list")
+    assert (answer.status, answer.out, answer.err) == (1, b"", b"read what the runtime wrote: input/output error\n")
+    assert call(engine, "nonsense").status == 1
 
 
 def test_the_same_answers_as_from_the_command_line(pyrunc: Any, engine: Engine, call: Calls) -> None:

@@ -316,6 +316,37 @@ def test_a_child_that_outlives_a_killed_shim_for_a_moment(engine: Engine, scratc
         os.waitpid(child, 0)
 
 
+@pytest.mark.parametrize("who", ["the program", "its Python"])
+def test_a_killed_shim_that_is_not_gone_yet(engine: Engine, scratch: Path, who: str) -> None:
+    """The kernel closes its connections first, and then what it listened on: containerd runs `delete` in between."""
+    bundle, sockets = scratch / "bundle", scratch / "s"
+    bundle.mkdir()
+    sockets.mkdir()
+    (bundle / "address").write_text(f"unix://{sockets}/own")
+    if who == "its Python":
+        (bundle / "options.json").write_text("{}")
+    own, nest = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for one, name in ((own, "own"), (nest, "nursery-1")):
+        one.bind(f"{sockets}/{name}")
+        one.listen()
+    child = os.fork()
+    if child == 0:
+        while True:
+            client, _ = own.accept()
+            if not client.recv(8):  # somebody waits for our end, and does not only look whether we are there
+                own.close()
+                nest.close()
+                os._exit(0)
+    own.close()
+    nest.close()
+    try:
+        engine.run("delete", bundle, "gone")
+        assert os.listdir(sockets) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_requests_that_are_none(engine: Engine, bundle: MakeBundle) -> None:
     """Rubbish, too much, too many descriptors, or nothing at all: the shim goes on, and forks who asks properly."""
     first = engine.start(bundle("true").path, f"a{os.getpid()}")

@@ -505,6 +505,18 @@ def test_containerd_restarts(shim: Callable[..., Shim], engine: Engine) -> None:
     other.close()
 
 
+def test_a_shim_that_is_given_up_ends(shim: Callable[..., Shim], until: Callable[..., None]) -> None:
+    one = shim()
+    one.create()
+    one.client.close()
+    time.sleep(0.5)  # it looks meanwhile, and its bundle is there: a containerd that was restarted would find it
+    assert one.is_alive()
+    (one.bundle / "config.json").unlink()
+    until(lambda: not one.is_alive())
+    assert "the bundle is gone, and nobody is connected" in one.messages()
+    assert one.engine.run("delete", one.bundle, one.id)
+
+
 def test_a_create_whose_caller_is_gone_is_undone(shim: Callable[..., Shim], engine: Engine, scratch: Path) -> None:
     """containerd was killed, and its client told that there is no container: the next containerd could not remove it either."""
     begun, go = scratch / "begun", scratch / "go"

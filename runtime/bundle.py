@@ -202,7 +202,9 @@ def findings(raw: bytes, source: str = "config.json", kind: str = "config", stri
     located = explain.Located(raw.decode())
     found = explain.schema_findings(located, kind, strict)
     faults = [finding.pointer for finding in found if finding.severity == "error" and finding.why != explain.UNKNOWN]
-    for broken in _broken_rules(located.document, kind, faults):
+    # of a great many faults not all are known, and a rule would trip over the others
+    rest = _broken_rules(located.document, kind, faults) if len(faults) < explain.MOST else []
+    for broken in rest:
         line, column = located.place(broken.where)
         place = (broken.where, line, column, broken.why, "", "", broken.hint, broken.clause, broken.severity)
         found.append(explain.Finding(*place))

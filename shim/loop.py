@@ -63,7 +63,7 @@ class Loop:
     __slots__ = (
         "_epoll",
         "_forgotten",
-        "_is_running",
+        "_is_stopped",
         "_pending",
         "_polled",
         "_ready",
@@ -85,7 +85,7 @@ class Loop:
         self._soon: list[Callable[[], None]] = []
         self._signals: dict[int, Callable[[], None]] = {}
         self._pending: set[int] = set()
-        self._is_running = False
+        self._is_stopped = False
         # who writes to a pipe that nobody reads gets EPIPE, and lives
         signal(SIGPIPE, SIG_IGN)
         self._wake_fd, self._waker_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -230,14 +230,14 @@ class Loop:
         return [*found, *self._epoll.poll(0, _EVENTS)]
 
     def run(self) -> None:
-        """Serve until stop() is called. May be called again."""
-        self._is_running = True
-        while self._is_running:
+        """Serve until stop() is called. May be called again: after an exception it goes on, unless it was to stop by then."""
+        while not self._is_stopped:
             self.turn()
+        self._is_stopped = False
 
     def stop(self) -> None:
-        """Have run() return after what it is doing now."""
-        self._is_running = False
+        """Have run() return after what it is doing now, or at once where it is called next."""
+        self._is_stopped = True
 
     def close(self) -> None:
         """Give back the loop's own descriptors; what was watched stays open, and is its owner's. Timers are gone."""

@@ -5,7 +5,7 @@ One line per finding on standard output, or a JSON array. The status is 0 where 
 
 from __future__ import annotations
 
-from runtime import bundle
+from runtime import bundle, log
 from runtime.cli import output
 from runtime.jsonio import dumps
 
@@ -40,7 +40,8 @@ def line(finding: Finding) -> str:
         text += f" (expected {finding.expected}, found {finding.found})"
     if finding.hint:
         text += f"; hint: {finding.hint}"
-    return f"{text} [{finding.clause}]" if finding.clause else text
+    # values of the file are shown, whatever is in them
+    return log.one_line(f"{text} [{finding.clause}]" if finding.clause else text)
 
 
 def record(finding: Finding) -> dict[str, object]:

@@ -74,6 +74,7 @@ ONCE = {
     "who stands in for a shim cannot answer it": ("containerd", 1, ("sendto",), 1, "EPERM"),
     "a socket that cannot be listened on is left": ("containerd", 2, ("chmod", "listen"), 4, "EIO"),
     "what a call has said cannot be read": ("containerd", 2, ("pread64",), 10, "ENOSYS"),
+    "a shim that was to end goes on": ("containerd", 2, ("read",), 6, "EMFILE"),
     "the list of a child's descriptors is empty": ("shim", 1, ("getdents64",), 4, "ENOENT"),
     "a cgroup is taken for removed": ("resume", 0, ("openat", "write"), 4, "ENOENT"),
     "a child is interrupted before there is a command": ("shim", 1, ("pread64",), 40, "INT"),

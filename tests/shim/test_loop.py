@@ -169,6 +169,24 @@ def test_an_exception_leaves_run(loop: Loop) -> None:
         loop.run()
 
 
+def test_a_stop_outlives_an_exception(loop: Loop) -> None:
+    """The shim's loop goes on after a defect: who was to end by then would stay for ever."""
+
+    def fail() -> None:
+        loop.stop()
+        raise LookupError("on purpose")
+
+    seen: list[int] = []
+    loop.soon(fail)
+    with pytest.raises(LookupError, match="on purpose"):
+        loop.run()
+    loop.run()
+    loop.soon(lambda: seen.append(1))
+    loop.soon(loop.stop)
+    loop.run()
+    assert seen == [1]
+
+
 def test_a_forked_child_leaves_the_parents_loop_alone(loop: Loop, until: Until) -> None:
     """The child closes its copy and makes a loop of its own; what the parent watches is watched on."""
     read_fd, write_fd = os.pipe()

@@ -15,6 +15,7 @@ import pytest
 
 from runtime import bundle
 from runtime.errors import ConfigError, Error, KernelError, RuleError
+from specs import explain
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -261,6 +262,13 @@ def test_findings_of_everything_at_once() -> None:
         "/linux/rootfsPropagation",
         "/typo",
     ]
+
+
+def test_more_faults_than_are_listed() -> None:
+    """A rule could trip over one that is not among them: here over a namespace that is no object."""
+    broken = {**SMALL, "mounts": [{"destination": 5}] * (explain.MOST + 1), "linux": {"namespaces": [[]]}}
+    found = bundle.findings(json.dumps(broken).encode())
+    assert len(found) == explain.MOST and all(f.pointer.startswith("/mounts/") for f in found)
 
 
 # -- documents of their own -------------------------------------------------------------------------------------------

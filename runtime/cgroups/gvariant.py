@@ -9,6 +9,8 @@ A number without a type is an int32, as in GVariant; an empty array needs its ty
 
 from __future__ import annotations
 
+from math import isfinite
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -265,4 +267,6 @@ def _number(word: str, signature: str) -> tuple[str, Any]:
         raise ValueError(f'"{word}" is no value{expected}' if word else f"a value is missing{expected}")
     if kind in _RANGES and not _RANGES[kind][0] <= value <= _RANGES[kind][1]:
         raise ValueError(f"{word} is out of range of {next(w for w, s in _KEYWORDS.items() if s == kind)}")
+    if kind == "d" and not isfinite(value):
+        raise ValueError(f"{word} is out of range of double")
     return kind, value

@@ -34,6 +34,8 @@ LIMIT_S = 5.0
 #: memory that no input may make us take, besides what we had
 LIMIT_BYTES = 1 << 30
 _MAP_BYTES = 1 << 16
+#: after so many inputs that reached nothing new only one in a few is watched, which makes it several times as slow
+_PATIENCE, _WATCHED = 300, 0.2
 _SOURCES = tuple(f"{ROOT}/{name}/" for name in ("runtime", "shim", "specs"))
 
 
@@ -204,6 +206,7 @@ def fuzz(
     kept: list[bytes] = []
     preload()
     target.begin(place)
+    fruitless = 0
     began = time.monotonic()
     try:
         waiting = [*target.seeds(), *corpus(target)]
@@ -214,21 +217,23 @@ def fuzz(
                 # the latest ones have been changed the least often
                 index = max(rng.randrange(len(kept)), rng.randrange(len(kept)))
                 data, is_seed = target.change(rng, kept[index]), False
-            if traces:
+            is_watched = traces and (is_seed or fruitless < _PATIENCE or rng.random() < _WATCHED)
+            if is_watched:
                 sys.settrace(reached.trace)
             try:
                 finding = judge(target, data)
             finally:
                 sys.settrace(None)
-            if finding is not None and traces:
+            if finding is not None and is_watched:
                 # what the trace itself takes is no fault of whoever is traced
                 finding = judge(target, data)
             report.inputs += 1
             if finding is not None:
                 report.findings.setdefault(finding.kind, (data, str(finding)))
-            if (reached.take() if traces else 0) or is_seed:
-                if len(data) < 1 << 16 or is_seed:
-                    kept.append(data)
+            new = reached.take() if is_watched else 0
+            fruitless = 0 if new else fruitless + 1
+            if is_seed or (new and len(data) < 1 << 16):
+                kept.append(data)
     finally:
         target.end()
     report.seconds = time.monotonic() - began

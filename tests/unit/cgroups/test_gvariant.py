@@ -58,6 +58,8 @@ def test_reading_and_showing(text: str, signature: str, value: Any) -> None:
         ("uint64 -1", "out of range of uint64"),
         ("5000000000", "out of range of int32"),
         ("byte 256", "out of range of byte"),
+        ("-1e999", "out of range of double"),
+        ("double nan", "out of range of double"),
         ("1_000", "is no value"),
         ("much", '"much" is no value'),
         ("uint64 'x'", 'a string where the type is "t"'),

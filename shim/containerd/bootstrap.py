@@ -207,7 +207,7 @@ def _read_stdin(words: dict[str, str]) -> tuple[dict[str, Any] | None, dict[str,
             return params, next((any_ for any_ in sent if any_["type_url"].endswith("Options")), None)
     except DecodeError:
         pass
-    return None, decode(ANY, data)
+    return None, decode(ANY, data, "standard input")
 
 
 def _group(id_: str) -> str:
@@ -369,7 +369,7 @@ def _info() -> int:
     data = b""
     while part := os.read(0, 64 << 10):
         data += part
-    any_ = decode(ANY, data) if data else None
+    any_ = decode(ANY, data, "standard input") if data else None
     from runtime import VERSION
 
     info: dict[str, Any] = {"name": NAME, "version": {"version": VERSION}}

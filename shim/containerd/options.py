@@ -42,21 +42,25 @@ _NAMES = {
 }
 
 
+class OptionsError(ValueError):
+    """Runtime options that cannot be understood."""
+
+
 def read(any_: dict[str, Any] | None) -> dict[str, Any]:
-    """The options in an Any, as values of messages.OPTIONS; ValueError where it is of a type that is not known."""
+    """The options in an Any, as values of messages.OPTIONS; ValueError where they cannot be understood."""
     if any_ is None or not (any_["type_url"] or any_["value"]):
         return blank(OPTIONS)
     kind = any_["type_url"].rpartition("/")[2]
     if kind == "containerd.runc.v1.Options":
-        return decode(OPTIONS, any_["value"])
+        return decode(OPTIONS, any_["value"], "runtime options")
     if kind == "containerd.linux.runc.CreateOptions":
-        return {**blank(OPTIONS), **decode(LINUX_CREATE_OPTIONS, any_["value"])}
+        return {**blank(OPTIONS), **decode(LINUX_CREATE_OPTIONS, any_["value"], "runtime options")}
     # containerd's CRI called it cri.runtimeoptions.v1.Options before 2.0
     if kind.endswith("runtimeoptions.v1.Options"):
-        return _from_toml(decode(RUNTIME_OPTIONS, any_["value"]))
+        return _from_toml(decode(RUNTIME_OPTIONS, any_["value"], "runtime options"))
     if kind in ("google.protobuf.Empty", ""):
         return blank(OPTIONS)
-    raise ValueError(f'unsupported option type "{kind}"')
+    raise OptionsError(f'unsupported option type "{kind}"')
 
 
 def _from_toml(values: dict[str, Any]) -> dict[str, Any]:
@@ -70,14 +74,14 @@ def _from_toml(values: dict[str, Any]) -> dict[str, Any]:
     try:
         document = tomllib.loads(body.decode())
     except (ValueError, RecursionError) as error:  # also of int(), which takes no more than 4300 digits
-        raise ValueError(f"{source}: not TOML: {error}") from None
+        raise OptionsError(f"{source}: not TOML: {error}") from None
     for name, value in document.items():
         field = _NAMES.get(name)
         if field is None:
-            raise ValueError(f'{source}: no option is called "{name}"; there are {", ".join(_NAMES)}')
+            raise OptionsError(f'{source}: no option is called "{name}"; there are {", ".join(_NAMES)}')
         # bool is an int to Python and not to TOML
         if type(value) is not type(found[field]):
-            raise ValueError(f"{source}: {name}: {type(found[field]).__name__} expected, found {value!r}")
+            raise OptionsError(f"{source}: {name}: {type(found[field]).__name__} expected, found {value!r}")
         found[field] = value
     return found
 
@@ -87,12 +91,12 @@ def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError(f"{path}: not a regular file")
+            raise OptionsError(f"{path}: not a regular file")
         body = os.read(fd, _FILE_BYTES)
     finally:
         os.close(fd)
     if len(body) == _FILE_BYTES:
-        raise ValueError(f"{path}: {_FILE_BYTES} bytes or more are no runtime options")
+        raise OptionsError(f"{path}: {_FILE_BYTES} bytes or more are no runtime options")
     return body
 
 

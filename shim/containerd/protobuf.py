@@ -113,14 +113,17 @@ def _put_varint(out: bytearray, value: int) -> None:
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-def decode(table: Table, data: bytes) -> dict[str, Any]:
-    """The message in `data`, every field of the table present; DecodeError where the bytes are none."""
+def decode(table: Table, data: bytes, what: str = "") -> dict[str, Any]:
+    """The message in `data`, every field of the table present; DecodeError, which names `what` it is, where the bytes are none."""
     try:
         return _decode(table, data, 0, len(data), None, 0)
     except IndexError:
-        raise DecodeError("cut off in the middle of a field") from None
+        why = "cut off in the middle of a field"
     except UnicodeDecodeError as error:
-        raise DecodeError(f"a string that is not UTF-8: {error.reason}") from None
+        why = f"a string that is not UTF-8: {error.reason}"
+    except DecodeError as error:
+        why = str(error)
+    raise DecodeError(f"{what}: {why}" if what else why)
 
 
 def blank(table: Table) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _default(kind: Any) -> Any:
 def _decode(table: Table, data: bytes, at: int, end: int, into: dict[str, Any] | None, depth: int) -> dict[str, Any]:
     """The message from `at` to `end`; merged into one that was there before, as the specification has it."""
     if depth > _DEPTH:
-        raise DecodeError("nested too deeply")
+        raise DecodeError(f"more than {_DEPTH} messages within each other")
     values = blank(table) if into is None else into
     while at < end:
         tag, at = _varint(data, at, end)
@@ -242,7 +245,7 @@ def _skip(data: bytes, at: int, end: int, number: int, wire: int, depth: int) ->
         at += 8 if wire == _FIXED64 else 4
     elif wire == _GROUP:
         if depth >= _DEPTH:
-            raise DecodeError("nested too deeply")
+            raise DecodeError(f"more than {_DEPTH} messages within each other")
         while True:
             tag, at = _varint(data, at, end)
             if tag & 7 == _GROUP_END:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from random import Random
@@ -16,6 +17,9 @@ from runtime.__main__ import call
 from runtime.cli import argv
 from runtime.cli.grammar import COMMANDS
 from runtime.cli.options import FLAG, GLOBAL
+
+#: what was asked for by --timings, before whatever else there is to say
+_TIMINGS = re.compile(r"\Atimings: .*\n(?: {6}.*\n)*")
 
 WORDS = (
     "-", "--", "---", "--=", "-=", "--x", "-x", "--help", "-h", "--version", "-v", "", " ", "\n", "=", "web", "..", ".", "/", "a/b", "ü", "\udcff",
@@ -100,6 +104,7 @@ class Runtime(Target):
             answer.err = answer.err or "findings\n"
         if "validate" in words and answer.status == 1:
             answer.err = answer.err or answer.out
+        answer.err = _TIMINGS.sub("", answer.err)
         answers.check(answer, statuses=(0, 1, 255), quiet=False)
         if (self.place / "root").exists() and any(
             not path.name.startswith(":") for path in (self.place / "root").iterdir()

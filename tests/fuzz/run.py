@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -43,12 +45,15 @@ def main() -> int:
     parser.add_argument("--reproduce", type=Path)
     parser.add_argument("--no-traces", action="store_true")
     arguments = parser.parse_args()
-    if arguments.reproduce:
-        return reproduce(arguments.reproduce)
     if fence.INSIDE in os.environ:
         fence.close()
+        work = Path(os.environ[fence.INSIDE][1:]) / "work"
+        if arguments.reproduce:
+            return again(arguments.reproduce, work)
         (target,) = (one for one in targets.every() if one.name in arguments.only)
-        return one(target, Path(os.environ[fence.INSIDE][1:]) / "work", arguments)
+        return one(target, work, arguments)
+    if arguments.reproduce:
+        return reproduce(arguments.reproduce)
     wrong = 0
     print(f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'findings':>10}")
     for name in NATIVE:
@@ -60,13 +65,7 @@ def main() -> int:
         if target.is_fenced and os.geteuid():
             print(f"{target.name:<14}{'needs root':>9}")
             continue
-        place = Path(
-            tempfile.mkdtemp(
-                prefix=f"pyrunc-fuzz-{target.name}-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
-            )
-        )
-        (place / "work").mkdir()
-        try:
+        with place_of(target) as place:
             if target.is_fenced:
                 words = [
                     __file__,
@@ -83,9 +82,19 @@ def main() -> int:
                     shutil.copytree(place / "findings", OUT / "findings", dirs_exist_ok=True)
             else:
                 wrong += one(target, place / "work", arguments)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
     return 1 if wrong else 0
+
+
+@contextmanager
+def place_of(target: engine.Target) -> Iterator[Path]:
+    """A directory for a fuzzer, gone afterwards."""
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    place = Path(tempfile.mkdtemp(prefix=f"pyrunc-fuzz-{target.name}-", dir=folder))
+    (place / "work").mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def native(name: str, arguments: argparse.Namespace) -> int:
@@ -145,15 +154,33 @@ def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> in
     return 1 if report.findings else 0
 
 
-def reproduce(path: Path) -> int:
+def target_of(path: Path) -> engine.Target:
+    """What an input is for, by its name."""
     (target,) = (one for one in targets.every() if one.name == path.name.rpartition("-")[0])
-    place = Path(tempfile.mkdtemp(prefix="pyrunc-fuzz-"))
+    return target
+
+
+def reproduce(path: Path) -> int:
+    """Run one input where its fuzzer is run."""
+    target = target_of(path)
+    with place_of(target) as place:
+        given = Path(shutil.copy(path, place))
+        return (
+            fence.enter([__file__, "--reproduce", str(given)], place)
+            if target.is_fenced
+            else again(given, place / "work")
+        )
+
+
+def again(path: Path, place: Path) -> int:
+    """Run one input, and say what is wrong about it."""
+    target, data = target_of(path), path.read_bytes()
+    engine.preload()
     target.begin(place)
     try:
-        finding = engine.judge(target, path.read_bytes())
+        finding = engine.judge(target, data)
     finally:
         target.end()
-        shutil.rmtree(place, ignore_errors=True)
     print(finding or "nothing wrong")
     return 1 if finding else 0
 

@@ -342,7 +342,7 @@ def _text(value: str | bytes) -> bytes:
         text = value.encode()
     except UnicodeEncodeError:
         raise _refusal(EINVAL) from None
-    if b"\0" in text:
+    if b"\0" in text or not (value.isascii() or all(map(_is_character, value))):
         raise _refusal(EINVAL)  # the other end would hang up on either
     return text
 
@@ -358,3 +358,9 @@ def _is_path(text: bytes) -> bool:
 
 def _align(out: bytearray, to: int) -> None:
     out += bytes(-len(out) % to)
+
+
+def _is_character(one: str) -> bool:
+    """Not one of the 66 code points that Unicode says will never be characters, which systemd takes for damage."""
+    number = ord(one)
+    return not (0xFDD0 <= number <= 0xFDEF or number & 0xFFFE == 0xFFFE)

@@ -27,7 +27,11 @@ ADDRESS = (b"org.freedesktop.systemd1", b"/org/freedesktop/systemd1", b"org.free
 
 # -- what is said --------------------------------------------------------------------------------------------------------
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+#: what systemd takes for none: code points that are no characters and never will be
+NONE = "".join(
+    map(chr, (*range(0xFDD0, 0xFDF0), *(plane << 16 | last for plane in range(17) for last in (0xFFFE, 0xFFFF))))
+)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters=f"\0{NONE}"), max_size=12)
 NUMBERS = {"y": (0, 8), "n": (1, 16), "q": (0, 16), "i": (1, 32), "u": (0, 32), "x": (1, 64), "t": (0, 64)}
 BASIC = {
     "s": TEXTS,
@@ -107,7 +111,13 @@ def test_the_messages_of_other_calls(both: list[tuple[Any, FakeSystemd]], argume
 
 @pytest.mark.parametrize(
     ("kind", "text"),
-    [("s", "\udcff"), ("s", "a\0b"), ("g", "y" * 256), *(("o", text) for text in ("", "a", "/a/", "//", "/a-b", "/ä"))],
+    [
+        ("s", "\udcff"),
+        ("s", "a\0b"),
+        *(("s", text) for text in ("\ufdd0", "a\ufdef", "\uffff", "\U0001fffe")),
+        ("g", "y" * 256),
+        *(("o", text) for text in ("", "a", "/a/", "//", "/a-b", "/ä")),
+    ],
 )
 def test_what_no_message_may_hold(tmp_path: Path, kind: str, text: str) -> None:
     fake = FakeSystemd(tmp_path, lambda member, body: ("", ""))

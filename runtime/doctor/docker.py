@@ -97,8 +97,11 @@ def _runtime(name: str, value: dict[str, Any], daemon: Daemon | None, version: t
     search = daemon.environment.get("PATH", processes.PATH) if daemon else processes.PATH
     if path:
         yield from entry.program(id_, f"{what}.path", path, search=search)
-    if value.get("runtimeArgs"):
-        text = f"{' '.join(map(str, value['runtimeArgs']))}: dockerd puts a shell script around pyrunc, which costs a shell per call"
+    given = value.get("runtimeArgs")
+    if given and not isinstance(given, list):
+        yield Finding(ERROR, f"{id_}-args", f"{what}.runtimeArgs", "not a list, and dockerd would not start")
+    elif given:
+        text = f"{' '.join(map(str, given))}: dockerd puts a shell script around pyrunc, which costs a shell per call"
         yield Finding(NOTE, f"{id_}-args", f"{what}.runtimeArgs", text)
     if kind and version and version < _TYPES_SINCE:
         text = f'"{kind}": dockerd {version[0]}.{version[1]} does not know it, 23 and newer do'

@@ -37,12 +37,23 @@ def is_ours(path: str) -> bool:
     return "pyrunc" in os.path.basename(path) or processes.is_same_file(path, beside(RUNTIME))
 
 
+def _is_name(path: str) -> bool:
+    """Whether a file may be called that: a document can have texts that are none."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def program(id_: str, what: str, path: str, name: str = RUNTIME, search: str = "") -> Iterator[Finding]:
     """The checks of a configured program: absolute, there, executable, answering, and of this installation.
 
     `search` are the directories in which a name without a slash is looked for; "" where the engine wants a path.
     """
     right = beside(name)
+    if not _is_name(path):
+        yield Finding(ERROR, f"{id_}-path", what, f'"{path}": no file can be called that', f"write the path: {right}")
+        return
     if not path.startswith("/"):
         found = processes.find_program(path, search) if search and "/" not in path else ""
         if not found:

@@ -121,5 +121,5 @@ def is_same_file(one: str, other: str) -> bool:
     """Whether two paths lead to one file."""
     try:
         return os.path.samefile(one, other)
-    except OSError:
+    except (OSError, ValueError):  # also a text that can be no path
         return False

@@ -33,6 +33,8 @@ CORPUS = HERE / "corpus"
 LIMIT_S = 5.0
 #: memory that no input may make us take, besides what we had
 LIMIT_BYTES = 1 << 30
+#: changed inputs that are larger are not tried: their size alone takes that time
+_LARGEST_BYTES = 1 << 20
 _MAP_BYTES = 1 << 16
 #: after so many inputs that reached nothing new only one in a few is watched, which makes it several times as slow
 _PATIENCE, _WATCHED = 300, 0.2
@@ -216,7 +218,7 @@ def fuzz(
             else:
                 # the latest ones have been changed the least often
                 index = max(rng.randrange(len(kept)), rng.randrange(len(kept)))
-                data, is_seed = target.change(rng, kept[index]), False
+                data, is_seed = target.change(rng, kept[index])[:_LARGEST_BYTES], False
             is_watched = traces and (is_seed or fruitless < _PATIENCE or rng.random() < _WATCHED)
             if is_watched:
                 sys.settrace(reached.trace)

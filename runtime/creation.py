@@ -143,7 +143,7 @@ class Made:
     def _on_pid(self, pid: int) -> None:
         self.pidfd = os.pidfd_open(pid)
         self.saved["pid"] = pid
-        self.saved["start_time"] = identity.start_time(pid)
+        self.saved["start_time"] = identity.start_time_of_held(pid, self.pidfd)
         for step in self.making.plan.sections.get("fork", ()):
             self._own_step(step)
 

@@ -21,6 +21,24 @@ def start_time(pid: int) -> int:
     return 0 if not fields or fields[0] in (b"Z", b"X", b"x") else int(fields[19])
 
 
+def start_time_of_held(pid: int, pidfd: int) -> int:
+    """As start_time(), of a process whose pidfd is open: 0 only if the kernel says so of the pidfd, too.
+
+    One that runs and that /proc does not know means that /proc is that of another pid namespace: whoever took it for gone
+    would call its container stopped.
+    """
+    started = start_time(pid)
+    if not started:
+        from select import POLLIN, poll
+
+        ends = poll()
+        ends.register(pidfd, POLLIN)
+        if not ends.poll(0):
+            hint = "/proc has to be that of the pid namespace in which pyrunc is called: see unshare --mount-proc"
+            raise KernelError(f"open /proc/{pid}/stat", ENOENT, detail="of a process that runs", hint=hint)
+    return started
+
+
 def is_exiting(pid: int) -> bool:
     """Whether a process is on its way out, or gone: PF_EXITING of its flags (field 9). KernelError as above."""
     fields = _fields(pid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import hierarchies
@@ -172,6 +173,26 @@ def test_start_says_it_as_well(pyrunc, make) -> None:
         error
         == f'start {id_}: exec: "/script": no such file or directory\nhint: its interpreter /no/interpreter is not there\n'
     )
+
+
+def test_a_proc_of_another_pid_namespace(pyrunc, make) -> None:
+    """Where init's pid is nobody's in it: init would be taken for one that has ended, and the container for stopped."""
+    made, id_ = make(None, "/bin/true"), pyrunc.id()
+    newest, most = (int(Path(f"/proc/sys/kernel/{name}").read_text()) for name in ("ns_last_pid", "pid_max"))
+    # far from where the machine gives out pids now; the command, its child and init have the next ones
+    pid = 400 + (newest + most // 2) % (most - 1000)
+    while any(Path(f"/proc/{pid + further}").exists() for further in range(10)):
+        pid += 10
+    script = f'echo {pid} > /proc/sys/kernel/ns_last_pid; "$@" <&- >&-; exit $?'
+    words = ["unshare", "--pid", "--fork", "sh", "-c", script, "sh", *pyrunc.argv("create", "-b", made, id_)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    line, hint = done.stderr.splitlines()
+    assert re.fullmatch(
+        rf"create {id_}: open /proc/\d+/stat: no such file or directory \(of a process that runs\)", line
+    )
+    assert hint.startswith("hint: /proc has to be that of the pid namespace in which pyrunc is called")
+    pyrunc.fails("state", id_)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ clean: ## remove what was built; the virtual environment, other engines and the 
 
 # -- running ------------------------------------------------------------------------------------------------------------
 
-.PHONY: run guest test check check-root check-systemd test-engines test-guest conformance differential teeth chaos bench bench-guest fuzz specs
+.PHONY: run guest test check check-root check-systemd check-fuzz test-engines test-guest conformance differential teeth chaos bench bench-guest fuzz specs
 run: build ## a container from a bundle made here, and what is isolated in it
 	@$(PY) $(HERE)/examples/tour.py
 
@@ -150,8 +150,8 @@ PYTEST := cd $(HERE) && $(PY) -m pytest
 # Two workers: the suites wait for the kernel more than they compute, and two is what the smallest machine has.
 WORKERS ?= 2
 
-test: ## check, check-root, check-systemd, conformance, test-engines, one after the other; test-guest is for itself
-	@for target in check check-root check-systemd conformance test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
+test: ## check, check-root, check-systemd, conformance, check-fuzz, test-engines, one after the other; test-guest is for itself
+	@for target in check check-root check-systemd conformance check-fuzz test-engines; do $(MAKE) -f $(HERE)/Makefile $$target NEWER='-m newer'; done
 	@$(PY) $(HERE)/tests/total.py $$(find $(BUILD)/tests $(BUILD)/conformance.json -name '*.xml' -o -name '*.json')
 
 check: build ## format, types, unit, plans, house: no root, under a minute
@@ -174,6 +174,13 @@ check-systemd: build ## the same on cgroup v2 with systemd, as root and as users
 	@$(call need,$(DEPS_ROOT))
 	@[ "$$(id -u)" = 0 ] || { echo "check-systemd needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/guest/suites.py --kernel container
+
+# Of the same seed each time: what fails here has been brought in by a change, and fails again. More beside each other than there are
+# processors, since several of them wait for what they have forked.
+check-fuzz: build ## a minute of each fuzzer
+	@$(call need,$(DEPS_TEST))
+	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
+	@$(PY) $(HERE)/tests/fuzz/run.py --seconds 60 --seed 1 --jobs 4
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).

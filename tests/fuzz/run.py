@@ -1,7 +1,9 @@
 """Run each fuzzer for a while, print what it did, and write down what it found below build/fuzz.
 
-run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--grow]
+run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N]
 run.py --reproduce FILE     one input of build/fuzz/findings, by its name
+
+As many are run beside each other as there are processors, each in a process of its own, unless --jobs says another number.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +47,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--reproduce", type=Path)
     parser.add_argument("--no-traces", action="store_true")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--no-head", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if fence.INSIDE in os.environ:
         fence.close()
@@ -54,35 +59,48 @@ def main() -> int:
         return one(target, work, arguments)
     if arguments.reproduce:
         return reproduce(arguments.reproduce)
-    wrong = 0
-    print(f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'findings':>10}")
-    for name in NATIVE:
-        if not arguments.only or name in arguments.only:
-            wrong += native(name, arguments)
-    for target in targets.every():
-        if arguments.only and target.name not in arguments.only:
-            continue
-        if target.is_fenced and os.geteuid():
-            print(f"{target.name:<14}{'needs root':>9}")
-            continue
-        with place_of(target) as place:
-            if target.is_fenced:
-                words = [
-                    __file__,
-                    "--seconds",
-                    str(arguments.seconds),
-                    "--inputs",
-                    str(arguments.inputs),
-                    "--seed",
-                    str(arguments.seed),
-                ]
-                words += ["--only", target.name, *(["--no-traces"] if arguments.no_traces else [])]
-                wrong += fence.enter(words, place) != 0
-                if (place / "findings").is_dir():
-                    shutil.copytree(place / "findings", OUT / "findings", dirs_exist_ok=True)
-            else:
-                wrong += one(target, place / "work", arguments)
-    return 1 if wrong else 0
+    known = [*NATIVE, *(target.name for target in targets.every())]
+    if unknown := {*arguments.only}.difference(known):
+        parser.error(f"no such fuzzer: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
+    names = [name for name in known if not arguments.only or name in arguments.only]
+    if not arguments.no_head:
+        print(f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'cpu s':>7}{'findings':>10}", flush=True)
+    if len(names) == 1:
+        return by_itself(names[0], arguments)
+    with ThreadPoolExecutor(max(1, arguments.jobs)) as beside:
+        return max(beside.map(lambda name: in_a_process(name, arguments), names))
+
+
+def in_a_process(name: str, arguments: argparse.Namespace) -> int:
+    """Run one of them in a process of its own, and print what it said when it has ended; its exit status."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--only", name, "--no-head", *words_of(arguments)], stdout=subprocess.PIPE, text=True
+    )
+    print(done.stdout, end="", flush=True)
+    return int(done.returncode != 0)
+
+
+def words_of(arguments: argparse.Namespace) -> list[str]:
+    """How long and how, for another process."""
+    words = ["--seconds", str(arguments.seconds), "--inputs", str(arguments.inputs), "--seed", str(arguments.seed)]
+    return [*words, *(["--no-traces"] if arguments.no_traces else [])]
+
+
+def by_itself(name: str, arguments: argparse.Namespace) -> int:
+    """Run one of them here, or in its fence; whether it found anything."""
+    if name in NATIVE:
+        return native(name, arguments)
+    (target,) = (one for one in targets.every() if one.name == name)
+    if target.is_fenced and os.geteuid():
+        print(f"{name:<14}{'needs root':>9}")
+        return 0
+    with place_of(target) as place:
+        if not target.is_fenced:
+            return one(target, place / "work", arguments)
+        status = fence.enter([__file__, "--only", name, *words_of(arguments)], place)
+        if (place / "findings").is_dir():
+            shutil.copytree(place / "findings", OUT / "findings", dirs_exist_ok=True)
+        return int(status != 0)
 
 
 @contextmanager
@@ -95,6 +113,11 @@ def place_of(target: engine.Target) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def told(name: str, inputs: int, rate: float, lines: int | str, kept: int, used: float, findings: int) -> None:
+    """A line of the table."""
+    print(f"{name:<14}{inputs:>9}{rate:>8.0f}{lines:>8}{kept:>6}{used:>7.0f}{findings:>10}", flush=True)
 
 
 def native(name: str, arguments: argparse.Namespace) -> int:
@@ -113,16 +136,14 @@ def native(name: str, arguments: argparse.Namespace) -> int:
         "-print_final_stats=1",
     ]
     words += [f"-artifact_prefix={found}/{name}-", grown, engine.CORPUS / name]
-    begin = time.monotonic()
+    begin, used = time.monotonic(), sum(os.times()[:4])
     done = subprocess.run(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
     inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
     reached = re.findall(r" cov: (\d+)", done.stderr)
     count = int(inputs[-1]) if inputs else 0
     rate = count / max(time.monotonic() - begin, 0.001)
-    print(
-        f"{name:<14}{count:>9}{rate:>8.0f}{reached[-1] if reached else 0:>8}{len(list(grown.iterdir())):>6}{int(done.returncode != 0):>10}",
-        flush=True,
-    )
+    lines, kept = reached[-1] if reached else 0, len(list(grown.iterdir()))
+    told(name, count, rate, lines, kept, sum(os.times()[:4]) - used, int(done.returncode != 0))
     if done.returncode:
         print(
             "    "
@@ -136,6 +157,7 @@ def native(name: str, arguments: argparse.Namespace) -> int:
 def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:
     """Run one of them, and say what it did; whether it found anything."""
     place.mkdir(exist_ok=True)
+    used = sum(os.times()[:4])
     report = engine.fuzz(
         target,
         place,
@@ -145,10 +167,8 @@ def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> in
         traces=not arguments.no_traces,
     )
     rate = report.inputs / max(report.seconds, 0.001)
-    print(
-        f"{target.name:<14}{report.inputs:>9}{rate:>8.0f}{report.reached:>8}{report.kept:>6}{len(report.findings):>10}",
-        flush=True,
-    )
+    used = sum(os.times()[:4]) - used
+    told(target.name, report.inputs, rate, report.reached, report.kept, used, len(report.findings))
     for path in engine.save(place.parent / "findings" if fence.INSIDE in os.environ else OUT / "findings", report):
         print(f"    {path.name}: {(path.with_name(path.name + '.txt')).read_text().splitlines()[0][:180]}", flush=True)
     return 1 if report.findings else 0

@@ -132,9 +132,11 @@ class Entry:
     def is_gone(self) -> bool:
         """Whether the directory has been removed since it was opened, though another container may have its name by now."""
         try:
-            there, here = os.lstat(self.path), os.fstat(self.fd)
-        except FileNotFoundError:
-            return True
+            here = os.fstat(self.fd)
+            try:
+                there = os.lstat(self.path)
+            except FileNotFoundError:
+                return True
         except OSError as error:
             raise StateError(f"stat {self.path}: {lower(error)}", errno=error.errno) from None
         return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)

@@ -239,7 +239,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--points", nargs="*", default=os.environ.get("POINTS", "").split())
     parser.add_argument("--faults", type=lambda text: text.split(","), default=[*SIGNALS, *ERRNOS, "STOP"])
     parser.add_argument("--verbs", type=lambda text: text.split(","), default=[*VERBS])
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    # one more than there are processors: a worker waits for the kernel for a fifth of the time
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) + 1)
     parser.add_argument("--only", default="", help="this runtime alone")
     parser.add_argument("--output", type=Path, default=ROOT / "build/chaos.json", metavar="FILE")
     return parser.parse_args(words)

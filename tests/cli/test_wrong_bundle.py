@@ -317,6 +317,19 @@ def test_state_file_of_garbage(pyrunc, running, broken, data, gone):
     assert pyrunc.exists(other.id)
 
 
+@pytest.mark.differs("to it there is no such container any more")
+def test_state_file_that_somebody_has_removed(pyrunc, running, gone):
+    """What runs is not deleted without force for that, as what a create that has died has left would be."""
+    box = running()
+    (pyrunc.root / box.id / "state.json").unlink()
+    error = pyrunc.fails("delete", box.id)
+    assert f"{box.id}/state.json: missing, but the container's process {box.pid} runs\nhint: " in error
+    os.kill(box.pid, 0)
+    pyrunc("delete", "--force", box.id)
+    gone(pyrunc, box.id, box.bundle)
+    assert pyrunc.wait(box.pid) == 137
+
+
 @pytest.mark.differs("it takes the one for the other")
 def test_state_file_of_another_container(pyrunc, running):
     """A file that was copied about does not make one container another."""

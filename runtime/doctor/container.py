@@ -93,8 +93,7 @@ def _unfinished(entry: Entry, word: str, at_work: list[int], delete: str) -> Ite
     if word == status.CREATING:
         yield Finding(NOTE, "container.state", what, f"creating, since {journal.get('created') or 'a moment'}")
         yield from _lock(at_work)
-        pid = journal.get("pid")
-        if type(pid) is int and identity.start_time(pid) and identity.start_time(pid) == journal.get("start_time"):
+        if pid := _living(journal):
             process = Process(pid)
             yield Finding(NOTE, "container.init", "init", _sentence(process), _what_it_does(pid))
         return
@@ -103,9 +102,21 @@ def _unfinished(entry: Entry, word: str, at_work: list[int], delete: str) -> Ite
             ERROR, "container.state", what, "its create died before it had done anything", f"remove it:\n  {delete}"
         )
         return
+    if pid := _living(journal):
+        # the init of a create that has died ends as well, at once
+        found = f"state.json is missing, but process {pid} runs: somebody has removed the file"
+        advice = f"no command can reach it any more; this kills it and removes the rest:\n  {delete}"
+        yield Finding(ERROR, "container.state", what, found, advice)
+        return
     left = remains.of_journal(journal)
     found = f"its create of {journal.get('created', '?')} died half-way; left are {', '.join(left) or 'its directory alone'}"
     yield Finding(ERROR, "container.state", what, found, f"undo it:\n  {delete}")
+
+
+def _living(journal: dict[str, Any]) -> int:
+    """The pid of the process that the journal names; 0 where it has ended."""
+    pid = journal.get("pid")
+    return pid if type(pid) is int and identity.start_time(pid) == journal.get("start_time") != 0 else 0
 
 
 # -- one that is there -----------------------------------------------------------------------------------------------

@@ -435,6 +435,17 @@ def test_a_cgroup_above_that_is_frozen(doctor: Callable[..., Findings], running:
         path.rmdir()
 
 
+def test_a_state_that_somebody_has_removed(doctor: Callable[..., Findings], running: Any, pyrunc: Any) -> None:
+    box = running()
+    (pyrunc.root / box.id / "state.json").unlink()
+    found = doctor(box.id)
+    assert bad(found) == {"container.state"}
+    assert f"state.json is missing, but process {box.pid} runs" in state(found)
+    advice = found["container.state"][0]["advice"].splitlines()[-1].split()
+    pyrunc(*advice[3:])
+    assert not (pyrunc.root / box.id).exists()
+
+
 def test_a_state_that_is_garbage(doctor: Callable[..., Findings], pyrunc: Any, scratch: Path) -> None:
     id_ = pyrunc.id()
     (pyrunc.root / id_).mkdir(parents=True, mode=0o700)

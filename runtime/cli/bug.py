@@ -6,15 +6,16 @@ number on every machine. The traceback goes to the debug log only: users get one
 
 from __future__ import annotations
 
-import traceback
 import zlib
-from types import FrameType
 
 from runtime import log
 from runtime.errors import Error, StateError, dotted, lower
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
     from runtime.cli.argv import Args
 
 
@@ -27,9 +28,7 @@ def as_error(unexpected: BaseException, args: Args | None = None) -> Error:
     if damage is not None:
         return damage
     kind = type(unexpected).__name__
-    steps = [
-        (_module(frame), frame.f_code.co_name, line) for frame, line in traceback.walk_tb(unexpected.__traceback__)
-    ]
+    steps = [(_module(frame), frame.f_code.co_name, line) for frame, line in _steps(unexpected)]
     number = zlib.crc32(repr([kind, *(step[:2] for step in steps)]).encode())
     place = f" in {steps[-1][0]}:{steps[-1][2]}" if steps else ""
     _tell(unexpected)
@@ -42,7 +41,7 @@ def as_refusal(unforeseen: OSError | ImportError) -> Error:
     """The Error that reports what the kernel, or the loader of programs, has refused where nobody had thought of it: no mistake
     of ours but that there is no better word for it."""
     place = ""
-    for frame, line in traceback.walk_tb(unforeseen.__traceback__):
+    for frame, line in _steps(unforeseen):
         if _module(frame).startswith(("runtime", "shim", "specs")):
             place = f" [{_module(frame)}:{line}]"
     _tell(unforeseen)
@@ -55,8 +54,24 @@ def as_refusal(unforeseen: OSError | ImportError) -> Error:
 
 def _tell(error: BaseException) -> None:
     """Write the traceback to the debug log."""
+    if not log.is_debug():
+        return
+    try:
+        # not before: it loads half a library, which may be what could not be loaded
+        import traceback
+    except (OSError, ImportError):
+        log.debug(f"{type(error).__name__}: {error}; there is no traceback of it, since traceback cannot be loaded")
+        return
     for line in "".join(traceback.format_exception(error)).splitlines():
         log.debug(line)
+
+
+def _steps(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """The frames that an exception came through, with the line of each."""
+    step = error.__traceback__
+    while step is not None:
+        yield step.tb_frame, step.tb_lineno
+        step = step.tb_next
 
 
 def _module(frame: FrameType) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runtime import log
+from runtime import cli, log
 from runtime.__main__ import call
 from runtime.cli import output, spec
 from runtime.errors import Error, UsageError
@@ -82,6 +83,23 @@ def test_what_nobody_expected_is_one_line_with_a_number(
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     assert any("Traceback" in line["msg"] for line in lines if line["level"] == "debug")
     assert lines[-1]["level"] == "error", "callers take the last object"
+
+
+@pytest.mark.parametrize("unexpected", [ImportError("no such module"), KeyError("which")])
+def test_where_what_prints_tracebacks_cannot_be_loaded(
+    unexpected: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It needs what cannot be loaded either, as likely as not."""
+    failing(monkeypatch, unexpected)
+    monkeypatch.setitem(sys.modules, "traceback", None)
+    monkeypatch.delitem(sys.modules, "runtime.cli.bug", raising=False)
+    monkeypatch.delattr(cli, "bug", raising=False)
+    assert call(["--debug", "--log", str(tmp_path / "log"), "spec"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        "spec: load the program: no such module [" if type(unexpected) is ImportError else "spec: internal error "
+    )
+    assert f"{type(unexpected).__name__}: {unexpected}; there is no traceback" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ teeth: build ## whether the tests of attacks can fail: on builds that are broken
 	@[ "$$(id -u)" = 0 ] || { echo "teeth needs root" >&2; exit 1; }
 	@$(PY) $(HERE)/tests/attacks/teeth.py $(TEETH)
 
-# Everything there is to try is SAMPLE=0; what is evenly spread over it takes 20 minutes of two processors.
+# Everything there is to try is SAMPLE=0; what is evenly spread over it takes ten minutes of two processors, all of it an hour and a half.
 SAMPLE ?= 12000
 POINTS ?=
 PEER_SAMPLE ?=

@@ -27,6 +27,9 @@ TOKENS = (
     b",", b"/**/", b"[" * 70 + b"]" * 70, b"[" * 100000, b'{"a":' * 200 + b"1" + b"}" * 200, b'"' + b"x" * 70000 + b'"', b"\xef\xbb\xbf", b"\0",
 )  # fmt: skip
 
+#: what a list in a document is not multiplied beyond: making such an input would take longer than whoever reads it may
+MOST_PLACES = 50_000
+
 
 def value(rng: Random, known: list[Any]) -> Any:
     """A value to be put in the place of another; `known` are values that mean something to who reads them."""
@@ -99,7 +102,10 @@ def document(rng: Random, old: Any, known: list[Any], names: list[str]) -> Any:
         elif kind == 3 and type(item) is list:
             item.insert(rng.randrange(len(item) + 1), copy.deepcopy(rng.choice(item)) if item else value(rng, known))
         elif kind == 4 and type(item) is list and item:
-            item *= rng.choice((2, 30, 400)) if len(item) < 20 else 1
+            times = rng.choice((2, 30, 400)) if len(item) < 20 else 1
+            if times * len(places(item)) < MOST_PLACES:
+                # copies: what is changed later is one of them, and not all at once
+                item[:] = [copy.deepcopy(one) for _ in range(times) for one in item]
         elif kind == 5:
             other, there = rng.choice(found)
             if there in other if type(other) is dict else there < len(other):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import identity, lifecycle, status
+from runtime import identity, lifecycle, removal, status
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, guarded, remains
 from runtime.doctor.sleeping import Process, children, holders
 from runtime.errors import Error
@@ -102,8 +102,9 @@ def _unfinished(entry: Entry, word: str, at_work: list[int], delete: str) -> Ite
             ERROR, "container.state", what, "its create died before it had done anything", f"remove it:\n  {delete}"
         )
         return
-    if pid := _living(journal):
-        # the init of a create that has died ends as well, at once
+    pid = _living(journal)
+    # the init of a create that has died ends as well, in a moment
+    if pid and not removal.has_ended(pid, journal["start_time"], removal.ORPHAN_S):
         found = f"state.json is missing, but process {pid} runs: somebody has removed the file"
         advice = f"no command can reach it any more; this kills it and removes the rest:\n  {delete}"
         yield Finding(ERROR, "container.state", what, found, advice)

@@ -11,6 +11,10 @@ from errno import EACCES, EINVAL, EISDIR, ENODEV, ENOENT, ENOTDIR, ESRCH
 from runtime import system as os
 from runtime.errors import KernelError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks since boot (field 22, proc_pid_stat(5)); 0 if it is gone or a zombie.
@@ -28,15 +32,18 @@ def start_time_of_held(pid: int, pidfd: int) -> int:
     would call its container stopped.
     """
     started = start_time(pid)
-    if not started:
-        from select import POLLIN, poll
-
-        ends = poll()
-        ends.register(pidfd, POLLIN)
-        if not ends.poll(0):
-            hint = "/proc has to be that of the pid namespace in which pyrunc is called: see unshare --mount-proc"
-            raise KernelError(f"open /proc/{pid}/stat", ENOENT, detail="of a process that runs", hint=hint)
+    if not started and not _ends_within(pidfd, 0):
+        hint = "/proc has to be that of the pid namespace in which pyrunc is called: see unshare --mount-proc"
+        raise KernelError(f"open /proc/{pid}/stat", ENOENT, detail="of a process that runs", hint=hint)
     return started
+
+
+def _ends_within(pidfd: int, seconds: float) -> bool:
+    from select import POLLIN, poll
+
+    ends = poll()
+    ends.register(pidfd, POLLIN)
+    return bool(ends.poll(seconds * 1000))
 
 
 def is_exiting(pid: int) -> bool:
@@ -123,6 +130,17 @@ def open_process(pid: int, started: int) -> int:
         if not is_same:
             os.close(pidfd)
     return pidfd if is_same else -1
+
+
+def has_ended(pid: Any, started: Any, seconds: float = 0.0) -> bool:
+    """Whether the process that had this pid and start time is gone, or is within some time. KernelError as open_process()."""
+    pidfd = open_process(pid, started)
+    if pidfd < 0:
+        return True
+    try:
+        return _ends_within(pidfd, seconds)
+    finally:
+        os.close(pidfd)
 
 
 def send_signal(pid: int, started: int, signal: int) -> bool:

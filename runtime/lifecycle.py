@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: how long a verb waits for another that is at work on the same container
 LOCK_S = 10.0
+#: how long the process of a create that has died may take to see that
+_ORPHAN_S = 1.0
 
 
 class Context:
@@ -139,6 +141,12 @@ def _describe(entry: Entry) -> dict[str, Any]:
         **({"annotations": saved["annotations"]} if saved.get("annotations") else {}),
         "owner": "",
     }
+
+
+def is_orphan_gone(noted: dict[str, Any]) -> bool:
+    """Whether the process that the journal of a container without a state.json names has ended: that of a create that has died
+    does so in a moment, since nobody answers it any more."""
+    return identity.has_ended(noted.get("pid", 0), noted.get("start_time", 0), _ORPHAN_S)
 
 
 def containers(ctx: Context) -> list[dict[str, Any]]:

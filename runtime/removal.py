@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: how long to wait for a process that was killed; one in uninterruptible sleep outlives any signal
 _DEATH_S = 10.0
-#: how long the init of a create that has died may take to see that nobody answers it any more
-ORPHAN_S = 1.0
 #: what a poststop hook without a timeout gets of a delete by force, which has to end: of what a hook fails at the lifecycle says
 #: to warn and go on, and whoever asks for force has nothing left to ask for
 _HOOK_S = 10.0
@@ -91,7 +89,7 @@ def _delete(ctx: lifecycle.Context, entry: Entry, force: bool) -> None:
     if saved is None:
         _check_is_container(entry)
     noted = saved if saved is not None else entry.journal()
-    if saved is None and not force and not has_ended(noted.get("pid", 0), noted.get("start_time", 0), ORPHAN_S):
+    if saved is None and not force and not lifecycle.is_orphan_gone(noted):
         hint = "something has removed it, as programs do that tidy up /tmp; delete --force kills the process and removes the rest"
         raise StateError(f"{entry.path}/state.json: missing, but the container's process {noted['pid']} runs", hint)
     cgroup = noted.get("cgroup")
@@ -184,19 +182,6 @@ def _has_gone(cgroup: dict[str, Any], paths: Any) -> bool:
 def kill_init(entry: Entry) -> None:
     saved = entry.state or {}
     kill_and_wait(saved.get("pid", 0), saved.get("start_time", 0), _DEATH_S)
-
-
-def has_ended(pid: Any, started: Any, seconds: float) -> bool:
-    """Whether the process that had this pid and start time is gone, or is within some time."""
-    pidfd = identity.open_process(pid, started)
-    if pidfd < 0:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(pidfd)
 
 
 def kill_and_wait(pid: Any, started: Any, seconds: float) -> None:

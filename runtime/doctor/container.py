@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from runtime import identity, lifecycle, removal, status
+from runtime import identity, lifecycle, status
 from runtime.doctor import ERROR, NOTE, OK, WARNING, Finding, guarded, remains
 from runtime.doctor.sleeping import Process, children, holders
 from runtime.errors import Error
@@ -93,7 +93,8 @@ def _unfinished(entry: Entry, word: str, at_work: list[int], delete: str) -> Ite
     if word == status.CREATING:
         yield Finding(NOTE, "container.state", what, f"creating, since {journal.get('created') or 'a moment'}")
         yield from _lock(at_work)
-        if pid := _living(journal):
+        pid = journal.get("pid", 0)
+        if not identity.has_ended(pid, journal.get("start_time", 0)):
             process = Process(pid)
             yield Finding(NOTE, "container.init", "init", _sentence(process), _what_it_does(pid))
         return
@@ -102,22 +103,14 @@ def _unfinished(entry: Entry, word: str, at_work: list[int], delete: str) -> Ite
             ERROR, "container.state", what, "its create died before it had done anything", f"remove it:\n  {delete}"
         )
         return
-    pid = _living(journal)
-    # the init of a create that has died ends as well, in a moment
-    if pid and not removal.has_ended(pid, journal["start_time"], removal.ORPHAN_S):
-        found = f"state.json is missing, but process {pid} runs: somebody has removed the file"
+    if not lifecycle.is_orphan_gone(journal):
+        found = f"state.json is missing, but process {journal['pid']} runs: somebody has removed the file"
         advice = f"no command can reach it any more; this kills it and removes the rest:\n  {delete}"
         yield Finding(ERROR, "container.state", what, found, advice)
         return
     left = remains.of_journal(journal)
     found = f"its create of {journal.get('created', '?')} died half-way; left are {', '.join(left) or 'its directory alone'}"
     yield Finding(ERROR, "container.state", what, found, f"undo it:\n  {delete}")
-
-
-def _living(journal: dict[str, Any]) -> int:
-    """The pid of the process that the journal names; 0 where it has ended."""
-    pid = journal.get("pid")
-    return pid if type(pid) is int and identity.start_time(pid) == journal.get("start_time") != 0 else 0
 
 
 # -- one that is there -----------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """What a client names for the streams of a process: where output goes, and input comes from; fifos, files, words of a logger.
 
-A fifo is the client's, who opens it when it comes to that, and may leave and come back. So nothing here waits for it, and what is
-written while it is away is kept as long as the fifo has room.
+A fifo is the client's, who opens it when it comes to that, and may leave and come back. What is written while it is away is kept
+as long as the fifo has room.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from errno import EEXIST, ENOENT
+from errno import EEXIST, ENOENT, ENXIO
 from fcntl import ioctl
 from termios import FIONREAD
 
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 
 #: how soon, and then how rarely, it is asked whether a fifo has been read: no event of a descriptor tells of that
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.001, 0.25
+
+
+def open_read_fifo(path: str) -> tuple[int, int] | None:
+    """open_fifo_for_writing() of one that somebody has open for reading, or is just opening; None where nobody has."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == ENXIO:
+            return None
+        raise
+    try:
+        return fd, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def open_fifo_for_writing(path: str) -> tuple[int, int]:

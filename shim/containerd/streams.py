@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _READY_S, _LAST_WORDS_S, _LOGGER_S = 10.0, 2.0, 12.0
 #: how long a client may take nothing of what a process that is over has written (ctr stops reading when it is told of the end)
 _READER_S = 2.0
+#: how long a client's fifos may take to be opened by it, and how soon, and then how rarely, it is looked whether they are; containerd
+#: gives what cleans up after a client that has been killed five seconds
+_COMES_S, _FIRST_LOOK_S, _LAST_LOOK_S = 4.0, 0.001, 0.1
 SIGTERM, SIGKILL = 15, 9
 
 
@@ -98,6 +101,12 @@ class Streams:
     async def open(self, id_: str, namespace: str) -> None:
         """Open what the client has made, and make what the process gets."""
         try:
+            if self.stdin:
+                # first: a client that opens one fifo after the other may be waiting for this one
+                scheme, path, _ = targets.parse_target(self.stdin)
+                if scheme != "fifo":
+                    raise ValueError(f'standard input can come from a fifo only, not from "{self.stdin}"')
+                self._source = targets.open_fifo_for_reading(path)
             if self.terminal:
                 self._socket = ConsoleSocket(self._loop, self._received)
                 await self._open_sinks(id_, namespace, (self.stdout,))
@@ -109,11 +118,6 @@ class Streams:
                     has_stderr=bool(self.stderr),
                 )
                 await self._open_sinks(id_, namespace, (self.stdout, self.stderr))
-            if self.stdin:
-                scheme, path, _ = targets.parse_target(self.stdin)
-                if scheme != "fifo":
-                    raise ValueError(f'standard input can come from a fifo only, not from "{self.stdin}"')
-                self._source = targets.open_fifo_for_reading(path)
         except BaseException:
             self.close()
             raise
@@ -123,14 +127,41 @@ class Streams:
         if scheme in ("binary", "binary-v2"):
             await self._start_logger([path, *words], id_, namespace, must_speak=scheme == "binary-v2")
             return
+        fifos: dict[int, str] = {}
         for index, target in enumerate(wanted):
             scheme, path, _ = targets.parse_target(target)
             if scheme == "fifo":
-                self._sinks[index] = targets.open_fifo_for_writing(path)
+                fifos[index] = path
             elif scheme == "file":
                 self._sinks[index] = targets.open_file_for_appending(path), -1
             elif scheme:
                 raise ValueError(f'output can go to a fifo, file:// or binary://, not to "{target}"')
+
+        await self._open_fifos(fifos)
+
+    async def _open_fifos(self, paths: dict[int, str]) -> None:
+        """Open each when its client has, and what nobody comes to read all the same.
+
+        A client's thread may be late, and the process over by then: containerd's client gives up a fifo that it is still opening
+        when it is told of the end, and what was written is lost. Its own shim waits, too, and without any limit.
+        """
+        look_s, waited_s = _FIRST_LOOK_S, 0.0
+        while True:
+            for index, path in list(paths.items()):
+                found = targets.open_read_fifo(path)
+                if found is None and waited_s >= _COMES_S:
+                    found = targets.open_fifo_for_writing(path)
+                if found is not None:
+                    self._sinks[index] = found
+                    del paths[index]
+            if not paths:
+                return
+            # what is waited for is added up, not read from a clock: on a machine that stood still it is one look
+            rested = Later()
+            self._loop.later(look_s, rested.set)
+            await rested
+            waited_s += look_s
+            look_s = min(2 * look_s, _LAST_LOOK_S)
 
     async def _start_logger(self, argv: list[str], id_: str, namespace: str, *, must_speak: bool) -> None:
         """Start the program and wait until it is ready: it reads what is 3 and 4 there, and then writes to 5 or closes it."""

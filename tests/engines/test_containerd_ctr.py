@@ -147,7 +147,8 @@ def test_run_seccomp(ctr: Ctr) -> None:
     assert report(ctr, "--seccomp")["seccomp"] == 2
     # a new user namespace needs no capability, and the default profile forbids it to whoever has none
     command = (BB, ctr.id(), "unshare", "-U", "true")
-    assert "Operation not permitted" in ctr.run("--rm", "--seccomp", *command, status=1).err
+    done = ctr.run("--rm", "--seccomp", *command, status=1)
+    assert "Operation not permitted" in done.err, done
 
 
 def test_run_no_such_bin(ctr: Ctr) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -365,14 +365,48 @@ def test_output_of_a_process_that_leaves_a_child_behind(shim: Callable[..., Shim
     assert fifos.read() == b"said\n"
 
 
-def test_a_client_that_comes_after_the_end(shim: Callable[..., Shim], fifos: Fifos) -> None:
-    """It opens its fifos beside and may be late: what was written is there for it, and so is the end."""
+@pytest.mark.parametrize("is_exec", [False, True])
+def test_a_client_that_is_late_is_waited_for(shim: Callable[..., Shim], fifos: Fifos, is_exec: bool) -> None:
+    """It opens its fifos beside, or one after the other: nothing runs before it has, whichever it opens first."""
     fifos.leave()
+    words = ("sh", "-c", "echo said; echo warned >&2; cat")
+    with ThreadPoolExecutor(1) as pool:
+        if is_exec:
+            one = shim("sleep", "100")
+            one.create()
+            one.call("Start", id=one.id)
+            one.exec("e", *words, **fifos.named(stdin=True))
+            answer: Future[Any] = pool.submit(one.call, "Start", id=one.id, exec_id="e")
+        else:
+            one = shim(*words)
+            answer = pool.submit(one.create, **fifos.named(stdin=True))
+        # these wait as ctr's do, until the shim has opened its end
+        fifos.write(b"typed\n")
+        with pytest.raises(TimeoutError):
+            answer.result(0.3)
+        fifos.readers[1] = os.open(fifos.stderr, os.O_RDONLY)
+        with pytest.raises(TimeoutError):
+            answer.result(0.3)
+        fifos.readers[0] = os.open(fifos.stdout, os.O_RDONLY)
+        answer.result(30)
+    exec_id = "e" if is_exec else ""
+    if not is_exec:
+        one.call("Start", id=one.id)
+    os.close(fifos.writer)
+    fifos.writer = -1
+    one.call("CloseIO", id=one.id, exec_id=exec_id, stdin=True)
+    assert one.wait(exec_id=exec_id) == 0
+    assert (fifos.read(), fifos.read(1)) == (b"said\ntyped\n", b"warned\n")
+
+
+def test_a_client_that_comes_back_after_the_end(shim: Callable[..., Shim], fifos: Fifos) -> None:
+    """What was written meanwhile is there for it, and so is the end."""
     one = shim("sleep", "100")
     one.create()
     one.call("Start", id=one.id)
     one.exec("e", "sh", "-c", "echo said; echo warned >&2", **fifos.named())
     one.call("Start", id=one.id, exec_id="e")
+    fifos.leave()
     assert one.wait(exec_id="e") == 0
     deleted = one.begin("Delete", id=one.id, exec_id="e")
     fifos.come()
@@ -382,7 +416,7 @@ def test_a_client_that_comes_after_the_end(shim: Callable[..., Shim], fifos: Fif
 
 
 def test_a_client_that_never_comes(shim: Callable[..., Shim], fifos: Fifos) -> None:
-    """Delete does not wait for it for ever, nor does the shim stay for it."""
+    """Neither Create nor Delete waits for it for ever, nor does the shim stay for it."""
     fifos.leave()
     one = shim("sh", "-c", "echo said")
     one.create(**fifos.named())

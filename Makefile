@@ -242,11 +242,12 @@ chaos: build ## one fault at each system call of each command, and what is left;
 	@SAMPLE=$(SAMPLE) PEER_SAMPLE=$(PEER_SAMPLE) POINTS='$(POINTS)' $(PY) $(HERE)/tests/chaos/campaign.py
 
 SECONDS ?= 60
+UNTIL ?=
 FUZZERS ?=
-fuzz: build ## whatever comes from outside, made up: each fuzzer for SECONDS=60; FUZZERS='plan config state'
+fuzz: build ## whatever comes from outside, made up: each fuzzer for SECONDS=60, or until its runs have taken UNTIL=3600; FUZZERS='plan config state'
 	@$(call need,$(DEPS_TEST))
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
-	@$(PY) $(HERE)/tests/fuzz/run.py --seconds $(SECONDS) $(if $(FUZZERS),--only $(FUZZERS))
+	@$(PY) $(HERE)/tests/fuzz/run.py --grow $(if $(UNTIL),--until $(UNTIL),--seconds $(SECONDS)) $(if $(FUZZERS),--only $(FUZZERS))
 	@[ "$$(id -u)" != 0 ] || { $(call need,$(DEPS_BENCH)); }
 	@[ "$$(id -u)" != 0 ] || [ -n "$(FUZZERS)" ] || $(PY) $(HERE)/tests/fuzz/peers.py
 

@@ -18,12 +18,14 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
 from typing import Any
+
+from memory import Memory
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -181,6 +183,17 @@ def judge(target: Target, data: bytes) -> Finding | None:
     return None
 
 
+def watch(target: Target, data: bytes, reached: Reached) -> Finding | None:
+    """The same, and what it reaches."""
+    sys.settrace(reached.trace)
+    try:
+        finding = judge(target, data)
+    finally:
+        sys.settrace(None)
+    # what the trace itself takes is no fault of whoever is traced
+    return judge(target, data) if finding is not None else None
+
+
 class Report:
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -199,9 +212,22 @@ def corpus(target: Target) -> list[bytes]:
 
 
 def fuzz(
-    target: Target, place: Path, *, seconds: float = 1e9, inputs: int = 1 << 60, seed: int = 1, traces: bool = True
+    target: Target,
+    place: Path,
+    *,
+    seconds: float = 1e9,
+    inputs: int = 1 << 60,
+    seed: int = 1,
+    traces: bool = True,
+    memory: Memory | None = None,
+    until: float = 1e9,
+    found: Callable[[Report], object] = lambda report: None,
 ) -> Report:
-    """Run the seeds, then inputs made of them and of those that reached something, until the time or the number is used up."""
+    """Run the seeds, then inputs made of them and of those that reached something, until the time or the number is used up.
+
+    With a memory it goes on where the last run was, until all of them have taken `until` seconds of a processor. `found` is called
+    when there is a finding more.
+    """
     report = Report(target)
     rng = Random(f"{seed}/{target.name}")
     reached = Reached()
@@ -211,7 +237,7 @@ def fuzz(
     fruitless = 0
     began = time.monotonic()
     try:
-        waiting = [*target.seeds(), *corpus(target)]
+        waiting = [*target.seeds(), *corpus(target), *(memory.kept() if memory else [])]
         while time.monotonic() - began < seconds and (report.inputs < inputs or waiting):
             if waiting:
                 data, is_seed = waiting.pop(), True
@@ -220,27 +246,25 @@ def fuzz(
                 index = max(rng.randrange(len(kept)), rng.randrange(len(kept)))
                 data, is_seed = target.change(rng, kept[index])[:_LARGEST_BYTES], False
             is_watched = traces and (is_seed or fruitless < _PATIENCE or rng.random() < _WATCHED)
-            if is_watched:
-                sys.settrace(reached.trace)
-            try:
-                finding = judge(target, data)
-            finally:
-                sys.settrace(None)
-            if finding is not None and is_watched:
-                # what the trace itself takes is no fault of whoever is traced
-                finding = judge(target, data)
+            finding = watch(target, data, reached) if is_watched else judge(target, data)
             report.inputs += 1
-            if finding is not None:
-                report.findings.setdefault(finding.kind, (data, str(finding)))
+            if finding is not None and finding.kind not in report.findings:
+                report.findings[finding.kind] = data, str(finding)
+                found(report)
             new = reached.take() if is_watched else 0
             fruitless = 0 if new else fruitless + 1
             if is_seed or (new and len(data) < 1 << 16):
                 kept.append(data)
+                if memory and not is_seed:
+                    memory.keep(data)
+            if memory and memory.is_spent(report.inputs, until):
+                break
     finally:
         target.end()
+    if memory:
+        memory.note(report.inputs)
     report.seconds = time.monotonic() - began
     report.reached, report.kept = reached.count(), len(kept)
-    report.corpus = kept  # type: ignore[attr-defined]
     return report
 
 

@@ -1,7 +1,7 @@
 """Namespaces of its own for what could harm the machine: processes, mounts, network, and a file system that cannot be written to.
 
-In there every file system that could keep something is read-only but the place of the fuzzer; and the kernel's settings are, and
-/sys/fs/cgroup is an empty tmpfs, unless containers are made, which need the real ones.
+In there every file system that could keep something is read-only but the place of the fuzzer and where it keeps what it has found; and the
+kernel's settings are, and /sys/fs/cgroup is an empty tmpfs, unless containers are made, which need the real ones.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def enter(words: list[str], place: Path, *, makes_containers: bool = False) -> i
     return unshared.run(words, "--net", "--ipc", "--uts", env=env)
 
 
-def close() -> None:
-    """Make what is outside of the place unwritable; from the inside, once."""
+def close(*kept: Path) -> None:
+    """Make what is outside of the place, and of what is kept, unwritable; from the inside, once."""
     word = os.environ[INSIDE]
     makes_containers, place = word[0] == "1", word[1:]
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     # mounts of their own: what they are in becomes read-only, too
     settings = [] if makes_containers else ["/proc/sys"]
-    for point in (place, *settings):
+    for point in (place, *kept, *settings):
         subprocess.run(["mount", "--bind", point, point], check=True)
     kept = ("/proc/", "/sys/fs/cgroup/", "/dev/pts/", "/dev/mqueue/")
     covered = {point for point in mounts if not f"{point}/".startswith(kept)}

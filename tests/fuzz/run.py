@@ -1,9 +1,11 @@
 """Run each fuzzer for a while, print what it did, and write down what it found below build/fuzz.
 
-run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N]
+run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N] [--grow] [--until 3600]
 run.py --reproduce FILE     one input of build/fuzz/findings, by its name
 
-As many are run beside each other as there are processors, each in a process of its own, unless --jobs says another number.
+As many are run beside each other as there are processors, each in a process of its own, unless --jobs says another number. With --grow
+each goes on where its last run was, and keeps for the next one what it reaches; with --until it does so until all its runs have taken
+that many seconds of a processor.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,11 +35,14 @@ runtime.kernel.__path__.append(str(ROOT / "build/kernel/runtime/kernel"))
 import engine  # noqa: E402
 import fence  # noqa: E402
 import targets  # noqa: E402
+from memory import Memory  # noqa: E402
 
 OUT = ROOT / "build/fuzz"
 #: libFuzzer's, of tests/fuzz/fuzz_NAME.c; runtime/kernel/build.py builds them
 NATIVE = ("plan", "walk", "front")
 UNLIMITED = 1 << 60
+#: libFuzzer does not say what it has spent before its end
+_SLICE_S = 300
 
 
 def main() -> int:
@@ -48,10 +54,15 @@ def main() -> int:
     parser.add_argument("--reproduce", type=Path)
     parser.add_argument("--no-traces", action="store_true")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--grow", action="store_true")
+    parser.add_argument("--until", type=float, default=0.0)
     parser.add_argument("--no-head", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.grow |= bool(arguments.until)
+    if arguments.until and arguments.seconds == parser.get_default("seconds"):
+        arguments.seconds = UNLIMITED
     if fence.INSIDE in os.environ:
-        fence.close()
+        fence.close(OUT)
         work = Path(os.environ[fence.INSIDE][1:]) / "work"
         if arguments.reproduce:
             return again(arguments.reproduce, work)
@@ -63,27 +74,42 @@ def main() -> int:
     if unknown := {*arguments.only}.difference(known):
         parser.error(f"no such fuzzer: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
     names = [name for name in known if not arguments.only or name in arguments.only]
+    if arguments.until:
+        names = [name for name in names if Memory(OUT, name).spent()[1] < arguments.until]
     if not arguments.no_head:
-        print(f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'cpu s':>7}{'findings':>10}", flush=True)
+        head = f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'cpu s':>7}{'findings':>10}"
+        print(f"{head}{'in all':>12}{'cpu s':>7}" if arguments.grow else head, flush=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     if len(names) == 1:
         return by_itself(names[0], arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    running: set[subprocess.Popen[str]] = set()
     with ThreadPoolExecutor(max(1, arguments.jobs)) as beside:
-        return max(beside.map(lambda name: in_a_process(name, arguments), names))
+        try:
+            return max(beside.map(lambda name: in_a_process(name, arguments, running), names), default=0)
+        except BaseException:
+            beside.shutdown(wait=False, cancel_futures=True)
+            for program in running:
+                program.terminate()
+            raise
 
 
-def in_a_process(name: str, arguments: argparse.Namespace) -> int:
+def in_a_process(name: str, arguments: argparse.Namespace, running: set[subprocess.Popen[str]]) -> int:
     """Run one of them in a process of its own, and print what it said when it has ended; its exit status."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--only", name, "--no-head", *words_of(arguments)], stdout=subprocess.PIPE, text=True
-    )
-    print(done.stdout, end="", flush=True)
-    return int(done.returncode != 0)
+    words = [sys.executable, __file__, "--only", name, "--no-head", *words_of(arguments)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+        running.add(program)
+        said, _ = program.communicate()
+        running.discard(program)
+    print(said, end="", flush=True)
+    return int(program.returncode != 0)
 
 
 def words_of(arguments: argparse.Namespace) -> list[str]:
     """How long and how, for another process."""
     words = ["--seconds", str(arguments.seconds), "--inputs", str(arguments.inputs), "--seed", str(arguments.seed)]
-    return [*words, *(["--no-traces"] if arguments.no_traces else [])]
+    words += ["--until", str(arguments.until)]
+    return [*words, *(["--no-traces"] if arguments.no_traces else []), *(["--grow"] if arguments.grow else [])]
 
 
 def by_itself(name: str, arguments: argparse.Namespace) -> int:
@@ -97,10 +123,7 @@ def by_itself(name: str, arguments: argparse.Namespace) -> int:
     with place_of(target) as place:
         if not target.is_fenced:
             return one(target, place / "work", arguments)
-        status = fence.enter([__file__, "--only", name, *words_of(arguments)], place)
-        if (place / "findings").is_dir():
-            shutil.copytree(place / "findings", OUT / "findings", dirs_exist_ok=True)
-        return int(status != 0)
+        return int(fence.enter([__file__, "--only", name, *words_of(arguments)], place) != 0)
 
 
 @contextmanager
@@ -109,55 +132,73 @@ def place_of(target: engine.Target) -> Iterator[Path]:
     folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
     place = Path(tempfile.mkdtemp(prefix=f"pyrunc-fuzz-{target.name}-", dir=folder))
     (place / "work").mkdir()
+
+    def ended(number: int, frame: object) -> None:
+        # not as an exception: what is being tried may catch every one
+        shutil.rmtree(place, ignore_errors=True)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, ended)
     try:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def told(name: str, inputs: int, rate: float, lines: int | str, kept: int, used: float, findings: int) -> None:
+def told(
+    name: str, inputs: int, rate: float, lines: int | str, kept: int, used: float, findings: int, memory: Memory | None
+) -> None:
     """A line of the table."""
-    print(f"{name:<14}{inputs:>9}{rate:>8.0f}{lines:>8}{kept:>6}{used:>7.0f}{findings:>10}", flush=True)
+    in_all = "{:>12}{:>7.0f}".format(*memory.spent()) if memory else ""
+    print(f"{name:<14}{inputs:>9}{rate:>8.0f}{lines:>8}{kept:>6}{used:>7.0f}{findings:>10}{in_all}", flush=True)
 
 
 def native(name: str, arguments: argparse.Namespace) -> int:
     """Run one of libFuzzer's, on what is committed and what was found before."""
-    program, grown, found = ROOT / f"build/fuzz-{name}", OUT / f"corpus/{name}", OUT / "findings"
-    for folder in (grown, found):
-        folder.mkdir(parents=True, exist_ok=True)
-    limits = [f"-max_total_time={max(1, int(arguments.seconds))}"] if arguments.seconds < UNLIMITED else []
-    limits += [f"-runs={arguments.inputs}"] if arguments.inputs < UNLIMITED else []
-    words = [
-        program,
-        *limits,
-        f"-seed={arguments.seed % 2**31}",
-        "-timeout=5",
-        "-rss_limit_mb=1024",
-        "-print_final_stats=1",
-    ]
-    words += [f"-artifact_prefix={found}/{name}-", grown, engine.CORPUS / name]
-    begin, used = time.monotonic(), sum(os.times()[:4])
-    done = subprocess.run(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
-    inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
+    memory = Memory(OUT, name)
+    (OUT / "findings").mkdir(parents=True, exist_ok=True)
+    begin, used, count = time.monotonic(), sum(os.times()[:4]), 0
+    while True:
+        seconds = min(arguments.seconds - (time.monotonic() - begin), _SLICE_S)
+        if arguments.until:
+            seconds = min(seconds, arguments.until - memory.spent()[1])
+        done = libfuzzer(name, max(1, int(seconds)), arguments, memory)
+        inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
+        count += int(inputs[-1]) if inputs else 0
+        memory.note(count)
+        is_over = time.monotonic() - begin > arguments.seconds - 1 or (0 < arguments.until <= memory.spent()[1] + 1)
+        if done.returncode or is_over or arguments.inputs < UNLIMITED:
+            break
     reached = re.findall(r" cov: (\d+)", done.stderr)
-    count = int(inputs[-1]) if inputs else 0
     rate = count / max(time.monotonic() - begin, 0.001)
-    lines, kept = reached[-1] if reached else 0, len(list(grown.iterdir()))
-    told(name, count, rate, lines, kept, sum(os.times()[:4]) - used, int(done.returncode != 0))
-    if done.returncode:
-        print(
-            "    "
-            + "\n    ".join(
-                line for line in done.stderr.splitlines() if "ERROR" in line or "#" in line[:8] or "Test unit" in line
-            )
-        )
-    return int(done.returncode != 0)
+    lines, kept = reached[-1] if reached else 0, len(memory.kept())
+    failed = int(done.returncode != 0)
+    told(name, count, rate, lines, kept, sum(os.times()[:4]) - used, failed, memory if arguments.grow else None)
+    if failed:
+        lines_said = done.stderr.splitlines()
+        named = [line for line in lines_said if "ERROR" in line or "#" in line[:8] or "Test unit" in line]
+        print("    " + "\n    ".join(named))
+    return failed
+
+
+def libfuzzer(
+    name: str, seconds: int, arguments: argparse.Namespace, memory: Memory
+) -> subprocess.CompletedProcess[str]:
+    """Its program, for so long."""
+    limits = [f"-max_total_time={seconds}"]
+    limits += [f"-runs={arguments.inputs}"] if arguments.inputs < UNLIMITED else []
+    # another one for each slice, and the same ones in each run with that seed
+    limits += [f"-seed={(arguments.seed + memory.spent()[0]) % 2**31}"]
+    limits += ["-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1", f"-artifact_prefix={OUT}/findings/{name}-"]
+    words = [ROOT / f"build/fuzz-{name}", *limits, memory.corpus, engine.CORPUS / name]
+    return subprocess.run(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
 
 
 def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:
     """Run one of them, and say what it did; whether it found anything."""
     place.mkdir(exist_ok=True)
     used = sum(os.times()[:4])
+    memory = Memory(OUT, target.name) if arguments.grow else None
     report = engine.fuzz(
         target,
         place,
@@ -165,11 +206,14 @@ def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> in
         inputs=arguments.inputs,
         seed=arguments.seed,
         traces=not arguments.no_traces,
+        memory=memory,
+        until=arguments.until or UNLIMITED,
+        found=lambda report: engine.save(OUT / "findings", report),
     )
     rate = report.inputs / max(report.seconds, 0.001)
     used = sum(os.times()[:4]) - used
-    told(target.name, report.inputs, rate, report.reached, report.kept, used, len(report.findings))
-    for path in engine.save(place.parent / "findings" if fence.INSIDE in os.environ else OUT / "findings", report):
+    told(target.name, report.inputs, rate, report.reached, report.kept, used, len(report.findings), memory)
+    for path in engine.save(OUT / "findings", report):
         print(f"    {path.name}: {(path.with_name(path.name + '.txt')).read_text().splitlines()[0][:180]}", flush=True)
     return 1 if report.findings else 0
 

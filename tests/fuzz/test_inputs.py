@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import pytest
 
@@ -23,6 +25,7 @@ import documents  # noqa: E402
 import engine  # noqa: E402
 import mutation  # noqa: E402
 import targets  # noqa: E402
+from memory import Memory  # noqa: E402
 
 from runtime import hooks, jsonio, store  # noqa: E402
 from runtime.__main__ import call  # noqa: E402
@@ -87,6 +90,39 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert sorted(report.findings) == ["KeyError in test_inputs.py:run", "bad"]
     saved = engine.save(tmp_path / "findings", report)
     assert sorted(path.read_bytes() for path in saved)[0] == b"e"
+
+
+def test_a_run_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    """With what reached something, however that run was ended; and until all of them have taken their time."""
+
+    class Deep(engine.Target):
+        name = "deep"
+        tried: ClassVar[list[bytes]] = []
+
+        def seeds(self) -> list[bytes]:
+            return [b"{}"]
+
+        def change(self, rng: Random, data: bytes) -> bytes:
+            return b'{"a": 1}' if rng.random() < 0.5 else b"{"
+
+        def run(self, data: bytes) -> None:
+            self.tried.append(data)
+            if len(self.tried) == 20:
+                raise KeyboardInterrupt
+            with contextlib.suppress(ConfigError):
+                jsonio.loads(data, "x")
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.fuzz(Deep(), tmp_path, memory=Memory(tmp_path, "deep"))
+    kept = Memory(tmp_path, "deep").kept()
+    assert kept and {*kept} <= {b'{"a": 1}', b"{"}
+    engine.fuzz(Deep(), tmp_path, inputs=3, memory=Memory(tmp_path, "deep"))
+    assert Deep.tried[20 : 20 + 1 + len(kept)] == [*reversed(kept), b"{}"]
+    memory = Memory(tmp_path, "deep")
+    inputs, seconds = memory.spent()
+    assert inputs == max(3, 1 + len(kept))
+    memory.note(7)
+    assert memory.spent()[0] == inputs + 7 and memory.spent()[1] >= seconds
 
 
 def test_the_corpus_is_small() -> None:

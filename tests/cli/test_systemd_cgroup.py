@@ -585,6 +585,9 @@ def test_a_unit_of_that_name_somewhere_else(pyrunc, make, scope):
     finally:
         other.kill()
         other.wait()
+        # systemd hears of it a moment later
+        while units(pyrunc):
+            assert time.monotonic() < deadline + 20
 
 
 def test_a_failed_unit_of_that_name_is_in_nobodys_way(pyrunc, make, scope):

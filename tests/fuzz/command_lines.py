@@ -20,6 +20,8 @@ from runtime.cli.options import FLAG, GLOBAL
 
 #: what was asked for by --timings, before whatever else there is to say
 _TIMINGS = re.compile(r"\Atimings: .*\n(?: {6}.*\n)*")
+#: and by --debug
+_DEBUGGED = re.compile(r'^time="[^"]*" level=debug msg=".*"\n', re.MULTILINE)
 
 WORDS = (
     "-", "--", "---", "--=", "-=", "--x", "-x", "--help", "-h", "--version", "-v", "", " ", "\n", "=", "web", "..", ".", "/", "a/b", "ü", "\udcff",
@@ -104,6 +106,8 @@ class Runtime(Target):
             answer.err = answer.err or "findings\n"
         if "validate" in words and answer.status == 1:
             answer.err = answer.err or answer.out
+        if any("debug" in word for word in words):
+            answer.err = _DEBUGGED.sub("", answer.err)
         answer.err = _TIMINGS.sub("", answer.err)
         answers.check(answer, statuses=(0, 1, 255), quiet=False)
         if (self.place / "root").exists() and any(

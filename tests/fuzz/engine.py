@@ -244,7 +244,8 @@ def fuzz(
             else:
                 # the latest ones have been changed the least often
                 index = max(rng.randrange(len(kept)), rng.randrange(len(kept)))
-                data, is_seed = target.change(rng, kept[index])[:_LARGEST_BYTES], False
+                changed = target.change(rng, kept[index])
+                data, is_seed = changed if len(changed) <= _LARGEST_BYTES else kept[index], False
             is_watched = traces and (is_seed or fruitless < _PATIENCE or rng.random() < _WATCHED)
             finding = watch(target, data, reached) if is_watched else judge(target, data)
             report.inputs += 1

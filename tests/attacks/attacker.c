@@ -43,15 +43,17 @@ static void report(const char *line)
 static void got(int pid, const char *what, int fd)
 {
     char path[64], exe[64] = "", object[256] = "", line[400];
+    const char *whose = "";
     snprintf(path, sizeof(path), "/proc/%d/exe", pid);
     if (readlink(path, exe, sizeof(exe) - 1) < 0 || strncmp(exe, "/memfd:", 7)) return;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     struct stat own, st;
     if (fd >= 0) (void)!readlink(path, object, sizeof(object) - 1);
-    /* a directory that is not below our root is shown as if it were */
-    if (fd >= 0 && !fstat(fd, &st) && !stat("/", &own) && st.st_dev == own.st_dev && st.st_ino == own.st_ino)
-        strcpy(object, "own root");
-    snprintf(line, sizeof(line), "%s %s %s", what, exe, object);
+    /* a directory that is not below our root is shown as if it were: ours is what is the same when we look it up */
+    if (fd >= 0 && *object == '/' && !fstat(fd, &st) && !stat(object, &own) && st.st_dev == own.st_dev &&
+        st.st_ino == own.st_ino)
+        whose = "own ";
+    snprintf(line, sizeof(line), "%s %s %s%s", what, exe, whose, object);
     report(line);
 }
 

@@ -105,7 +105,11 @@ class Runtime(Target):
         if "doctor" in words and answer.status == 1:
             answer.err = answer.err or "findings\n"
         if "validate" in words and answer.status == 1:
-            answer.err = answer.err or answer.out
+            # what is wrong with a bundle goes to standard output: a line for each, or a list
+            out = answer.out
+            for line in map(repr, json.loads(out)) if out.startswith("[") else out.splitlines():
+                answers.check(answers.Answer(1, "", line), names="config.json")
+            answer.err = answer.err or ("findings\n" if out else "")
         if any("debug" in word for word in words):
             answer.err = _DEBUGGED.sub("", answer.err)
         answer.err = _TIMINGS.sub("", answer.err)

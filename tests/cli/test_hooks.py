@@ -260,7 +260,7 @@ def test_timeout(pyrunc, hooked, gone, kind):
     made, id_ = hooked({kind: [shell("exec sleep 1000", timeout=1)]}), pyrunc.id()
     began = time.monotonic()
     error = pyrunc.fails("create", "-b", made, id_)
-    assert 0.9 < time.monotonic() - began < 10
+    assert 0.9 < time.monotonic() - began < 60
     assert "hook" in error.lower() or kind in error
     gone(pyrunc, id_, made)
 

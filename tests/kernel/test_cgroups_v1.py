@@ -257,7 +257,7 @@ def test_a_fork_bomb(make: Callable[..., fs.Cgroup]) -> None:
     assert eventually(cgroup.is_empty)
     started = time.monotonic()
     cgroup.destroy()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
 
 
 def test_a_zombie_does_not_keep_it(make: Callable[..., fs.Cgroup]) -> None:

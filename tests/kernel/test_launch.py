@@ -331,7 +331,7 @@ def test_peers_that_do_not_answer(images: None, scratch: Path) -> None:
     with pytest.raises(TimeoutError):
         while True:
             kernel.send_fd(fds[0], b"x" * 1000, -1, 200)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     for fd in fds:
         os.close(fd)
     listener.close()

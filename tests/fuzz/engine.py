@@ -25,7 +25,7 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
-from memory import Memory
+from memory import PACKED, Memory, unpack
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -121,6 +121,14 @@ class Reached:
         self.known = now
         return new
 
+    def new(self) -> set[int]:
+        """The numbers of the lines that are new since then."""
+        return {number for number, is_marked in enumerate(self.map[:]) if is_marked and not self.known[number]}
+
+    def forget(self) -> None:
+        """As it was after the last time."""
+        self.map[:] = self.known
+
     def count(self) -> int:
         return sum(self.known)
 
@@ -208,7 +216,8 @@ class Report:
 def corpus(target: Target) -> list[bytes]:
     """The inputs that are committed for a target."""
     folder = CORPUS / target.name
-    return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [data for path in files for data in (unpack(path) if path.name == PACKED else [path.read_bytes()])]
 
 
 def fuzz(

@@ -8,12 +8,15 @@ spent/NAME      how many inputs there were, and the processor's seconds they too
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
 
 #: how often what was spent is written down
 _TICK_S = 10.0
+#: many small inputs in one file of a corpus: a list of texts, each octet that is none of UTF-8 as U+DC80 to U+DCFF
+PACKED = "reached.json"
 
 
 class Memory:
@@ -62,6 +65,15 @@ class Memory:
         half.rename(self._spent)
         self._inputs, self._used = inputs, now
         self._due = time.monotonic() + _TICK_S
+
+
+def pack(path: Path, inputs: list[bytes]) -> None:
+    texts = [data.decode("utf-8", "surrogateescape") for data in inputs]
+    path.write_text("[\n" + ",\n".join(json.dumps(text) for text in texts) + "\n]\n")
+
+
+def unpack(path: Path) -> list[bytes]:
+    return [text.encode("utf-8", "surrogateescape") for text in json.loads(path.read_text())]
 
 
 def _used() -> float:

@@ -2,6 +2,7 @@
 
 run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N] [--grow] [--until 3600]
 run.py --reproduce FILE     one input of build/fuzz/findings, by its name
+run.py --distil [--only NAME ...]   of all that was reached what is worth to be committed, to build/fuzz/distilled
 
 As many are run beside each other as there are processors, each in a process of its own, unless --jobs says another number. With --grow
 each goes on where its last run was, and keeps for the next one what it reaches; with --until it does so until all its runs have taken
@@ -32,10 +33,11 @@ import runtime.kernel  # noqa: E402 - found through the path above
 
 runtime.kernel.__path__.append(str(ROOT / "build/kernel/runtime/kernel"))
 
+import distil  # noqa: E402
 import engine  # noqa: E402
 import fence  # noqa: E402
 import targets  # noqa: E402
-from memory import Memory  # noqa: E402
+from memory import PACKED, Memory, pack, unpack  # noqa: E402
 
 OUT = ROOT / "build/fuzz"
 #: libFuzzer's, of tests/fuzz/fuzz_NAME.c; runtime/kernel/build.py builds them
@@ -56,6 +58,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--grow", action="store_true")
     parser.add_argument("--until", type=float, default=0.0)
+    parser.add_argument("--distil", action="store_true")
     parser.add_argument("--no-head", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.grow |= bool(arguments.until)
@@ -76,7 +79,7 @@ def main() -> int:
     names = [name for name in known if not arguments.only or name in arguments.only]
     if arguments.until:
         names = [name for name in names if Memory(OUT, name).spent()[1] < arguments.until]
-    if not arguments.no_head:
+    if not arguments.no_head and not arguments.distil:
         head = f"{'fuzzer':<14}{'inputs':>9}{'per s':>8}{'lines':>8}{'kept':>6}{'cpu s':>7}{'findings':>10}"
         print(f"{head}{'in all':>12}{'cpu s':>7}" if arguments.grow else head, flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -109,7 +112,8 @@ def words_of(arguments: argparse.Namespace) -> list[str]:
     """How long and how, for another process."""
     words = ["--seconds", str(arguments.seconds), "--inputs", str(arguments.inputs), "--seed", str(arguments.seed)]
     words += ["--until", str(arguments.until)]
-    return [*words, *(["--no-traces"] if arguments.no_traces else []), *(["--grow"] if arguments.grow else [])]
+    flags = {"--no-traces": arguments.no_traces, "--grow": arguments.grow, "--distil": arguments.distil}
+    return [*words, *(flag for flag, is_on in flags.items() if is_on)]
 
 
 def by_itself(name: str, arguments: argparse.Namespace) -> int:
@@ -153,9 +157,26 @@ def told(
     print(f"{name:<14}{inputs:>9}{rate:>8.0f}{lines:>8}{kept:>6}{used:>7.0f}{findings:>10}{in_all}", flush=True)
 
 
+def distilled(target: engine.Target, place: Path) -> int:
+    """Write down what is worth to be committed."""
+    kept = Memory(OUT, target.name).kept()
+    taken = distil.distil(target, place, kept)
+    folder = OUT / "distilled" / target.name
+    folder.mkdir(parents=True, exist_ok=True)
+    before = engine.CORPUS / target.name / PACKED
+    pack(folder / PACKED, [*(unpack(before) if before.exists() else []), *taken])
+    print(f"{target.name:<14}{len(taken)} of {len(kept)} inputs, {sum(map(len, taken))} bytes", flush=True)
+    return 0
+
+
 def native(name: str, arguments: argparse.Namespace) -> int:
     """Run one of libFuzzer's, on what is committed and what was found before."""
     memory = Memory(OUT, name)
+    if arguments.distil:
+        folder = OUT / "distilled" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [ROOT / f"build/fuzz-{name}", "-set_cover_merge=1", folder, memory.corpus]
+        return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
     (OUT / "findings").mkdir(parents=True, exist_ok=True)
     begin, used, count = time.monotonic(), sum(os.times()[:4]), 0
     while True:
@@ -197,6 +218,8 @@ def libfuzzer(
 def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:
     """Run one of them, and say what it did; whether it found anything."""
     place.mkdir(exist_ok=True)
+    if arguments.distil:
+        return distilled(target, place)
     used = sum(os.times()[:4])
     memory = Memory(OUT, target.name) if arguments.grow else None
     report = engine.fuzz(

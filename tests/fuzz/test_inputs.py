@@ -21,11 +21,12 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE)]
 
 import answers  # noqa: E402 - found through the path above
+import distil  # noqa: E402
 import documents  # noqa: E402
 import engine  # noqa: E402
+import memory  # noqa: E402
 import mutation  # noqa: E402
 import targets  # noqa: E402
-from memory import Memory  # noqa: E402
 
 from runtime import hooks, jsonio, store  # noqa: E402
 from runtime.__main__ import call  # noqa: E402
@@ -113,16 +114,37 @@ def test_a_run_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
                 jsonio.loads(data, "x")
 
     with pytest.raises(KeyboardInterrupt):
-        engine.fuzz(Deep(), tmp_path, memory=Memory(tmp_path, "deep"))
-    kept = Memory(tmp_path, "deep").kept()
+        engine.fuzz(Deep(), tmp_path, memory=memory.Memory(tmp_path, "deep"))
+    kept = memory.Memory(tmp_path, "deep").kept()
     assert kept and {*kept} <= {b'{"a": 1}', b"{"}
-    engine.fuzz(Deep(), tmp_path, inputs=3, memory=Memory(tmp_path, "deep"))
+    engine.fuzz(Deep(), tmp_path, inputs=3, memory=memory.Memory(tmp_path, "deep"))
     assert Deep.tried[20 : 20 + 1 + len(kept)] == [*reversed(kept), b"{}"]
-    memory = Memory(tmp_path, "deep")
-    inputs, seconds = memory.spent()
+    again = memory.Memory(tmp_path, "deep")
+    inputs, seconds = again.spent()
     assert inputs == max(3, 1 + len(kept))
-    memory.note(7)
-    assert memory.spent()[0] == inputs + 7 and memory.spent()[1] >= seconds
+    again.note(7)
+    assert again.spent()[0] == inputs + 7 and again.spent()[1] >= seconds
+
+
+def test_what_is_committed_is_as_small_as_can_be(tmp_path: Path) -> None:
+    """Of what reaches the same one input, of that what it takes; nothing of what a seed reaches; and any octets are kept as they are."""
+
+    class Read(engine.Target):
+        name = "read"
+
+        def seeds(self) -> list[bytes]:
+            return [b'{"a": [1, "b"]}']
+
+        def run(self, data: bytes) -> None:
+            with contextlib.suppress(ConfigError):
+                jsonio.loads(data, "x")
+
+    long = b'"%s"' % (b"x" * 300)
+    inputs = [b'{"a": %s, "b": [{"c": NaN}, %s]}' % (long, long), b'{"b": NaN, "a": %s}' % long, b'["c"]']
+    (left,) = distil.distil(Read(), tmp_path, inputs)
+    assert b"NaN" in left and len(left) <= 8
+    memory.pack(tmp_path / "reached.json", [b"\xff\n\xc3\xbc", b"", b'"'])
+    assert memory.unpack(tmp_path / "reached.json") == [b"\xff\n\xc3\xbc", b"", b'"']
 
 
 def test_the_corpus_is_small() -> None:

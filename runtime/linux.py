@@ -111,6 +111,8 @@ MOUNT_ATTRS = {
     "nosymfollow": MOUNT_ATTR_NOSYMFOLLOW,
 }
 
+#: words of fsconfig(2) about a filesystem as a whole -> the bits that mount(2) has for them
+SUPERBLOCK = {"ro": 1, "sync": 1 << 4, "mand": 1 << 6, "dirsync": 1 << 7, "lazytime": 1 << 25}
 MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19

@@ -136,6 +136,12 @@ OPS: dict[str, tuple[int, str, str]] = {
     "fspick": (33, "{r1:at}{s0} -> {r0}", "fspick(r1, s0) ->r0, an open context of a mounted filesystem"),
     "fsconfig": (34, "{r0} {s0}{s1:value}{<r1}{a:command}", "fsconfig(r0, a, s0, s1 or descriptor r1)"),
     "fsmount": (35, "{r0} -> {r1} ({a:attrs})", "fsconfig(r0, CMD_CREATE), then fsmount(r0, attributes a) ->r1"),
+    "mount": (
+        58,
+        "{s0} {s1} -> {r0}{s2:options}{a:superblock}",
+        "mount(s1, type s0, flags a, options s2) over the root of a mount namespace that ends with it, open_tree of a clone of that ->r0: for "
+        "what is longer than fsconfig(2) takes",
+    ),
     "open-tree": (36, "{r1:at}{s0} -> {r0} ({a:tree})", "open_tree(r1, s0, a) ->r0; the path may be empty"),
     "move-mount": (37, "{r0} -> {r1:at}{s0}", 'move_mount(r0, "", r1, s0), empty paths allowed on both sides'),
     "mount-setattr": (

@@ -212,6 +212,8 @@ FORMATS: dict[str, Callable[..., str]] = {
     "owner": lambda v: f"{v & 0xFFFFFFFF}:{v >> 32}",
     "value": lambda v: f"={show(v)}" if v else "",
     "attrs": lambda v: _attributes(v) or "none",
+    "options": lambda v: f" ({show(v)})" if v else "",
+    "superblock": lambda v: f" {','.join(word for word, bit in linux.SUPERBLOCK.items() if v & bit)}" if v else "",
     "set": lambda v: f" set {_attributes(v)}" if v else "",
     "clear": lambda v: f" clear {_attributes(v)}" if v else "",
     "command": lambda v: "reconfigure" if v == linux.FSCONFIG_CMD_RECONFIGURE else "",
@@ -248,7 +250,7 @@ _CREDENTIALS = ("bounding", "setgroups", "setresgid", "setresuid", "capset", "am
 #: registers an op fills, registers it reads
 _FILLS = {
     "ask": ("r0",), "open": ("r0",), "mkdirs": ("r0",), "mountpoint": ("r0",), "fsopen": ("r0",), "fspick": ("r0",),
-    "fsmount": ("r1",), "netlink": ("r0",), "open-tree": ("r0",), "open-pty": ("r0", "r2"), "mask": ("r2",), "seccomp": ("r0",),
+    "fsmount": ("r1",), "mount": ("r0",), "netlink": ("r0",), "open-tree": ("r0",), "open-pty": ("r0", "r2"), "mask": ("r2",), "seccomp": ("r0",),
 }  # fmt: skip
 _READS = {
     "ask": ("r1",), "fifo": ("r0", "r1"), "fork": ("r0",), "setns": ("r0",), "open": ("r1",), "close": ("r0",), "write": ("r1",),

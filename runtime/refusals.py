@@ -108,7 +108,7 @@ def detail(plan: Plan, op: Op, errno: int) -> str:
         return component(path, errno, rootfs_of(plan), is_directory=op.name in ("mountpoint", "mkdirs", "chdir"))
     if op.name in ("open", "open-tree") and path:
         return component(path, errno, is_directory=op.where == "/root/path")
-    if op.name == "fsconfig" and errno == ENOENT:
+    if op.name in ("fsconfig", "fsmount", "mount") and errno == ENOENT:
         _, _, options = op.about.rpartition(" (")
         for word in options.removesuffix(")").split(","):
             key, _, value = word.partition("=")
@@ -142,7 +142,7 @@ def hint(op: Op, errno: int) -> str:
     where = op.where
     if errno == ENOSYS:
         return missing(op.name.replace("-", "_"))
-    if op.name == "fsopen" and errno == ENODEV:
+    if op.name in ("fsopen", "mount") and errno == ENODEV:
         kind = op.about.split()[1]  # mount KIND on ...
         return (
             f"this kernel has no filesystem {kind}, or no module for it: /proc/filesystems has those that it knows now"

@@ -76,11 +76,13 @@ def _parsed(rule: dict[str, Any], index: int) -> tuple[str, int, int, int]:
     kind = rule.get("type") or "a"
     if kind not in ("a", "b", "c"):
         raise ConfigError(where + "/type", f'must be "a", "b" or "c", not "{kind}"')
-    access = 0
-    for letter in rule.get("access") or "rwm":
-        if letter not in _ACCESS:
-            raise ConfigError(where + "/access", f'must be of the letters r, w and m, not "{rule["access"]}"')
-        access |= _ACCESS[letter]
+    wanted = rule.get("access")
+    if wanted is None:
+        wanted = "rwm"
+    # nor is an empty one every access: who writes it, perhaps from a variable that is not set, did not ask for that
+    if not wanted or not _ACCESS.keys() >= set(wanted):
+        raise ConfigError(where + "/access", f'must be of the letters r, w and m, not "{wanted}"')
+    access = sum(_ACCESS[letter] for letter in set(wanted))
     numbers = []
     for name in ("major", "minor"):
         number = rule.get(name)

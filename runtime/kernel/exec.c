@@ -517,6 +517,36 @@ static long op_fsmount(const struct op *o)
     return fill(o->r1, context_error(fd, context));
 }
 
+/* Make the filesystem in a child, and leave its descriptor in the number `place`, which both have. */
+static _Noreturn void mount_apart(const struct op *o, int place)
+{
+    const char *source = o->s[1].length ? text_of(o, 1) : 0, *options = o->s[2].length ? text_of(o, 2) : 0;
+    long error = sys(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0);
+    if (error == 0) error = sys(mount, source, "/", text_of(o, 0), o->a, options);
+    // from "/" nobody gets to what covers it, but from its parent, which is "/" again
+    long tree = error ? error : sys(open_tree, AT_FDCWD, "/..", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (tree >= 0) tree = sys(dup3, tree, place, O_CLOEXEC);
+    for (;;)
+        sys(exit_group, tree < 0 ? -tree : 0);
+}
+
+static long op_mount(const struct op *o)
+{
+    int status = 0;
+    long place = sys(openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
+    if (place < 0) return place;
+    // mount(2) needs a place, and no place here is one: a neighbour may see it where mounts are shared
+    long pid = sys(clone, CLONE_NEWNS | CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) mount_apart(o, (int)place);
+    if (pid > 0) {
+        while (sys(wait4, pid, &status, 0, 0) == -EINTR) {
+        }
+    }
+    long error = pid < 0 ? pid : status & 0x7f ? -ECHILD : -(long)(status >> 8 & 0xff);
+    if (error) close_fd(place);
+    return fill(o->r0, error ? error : place);
+}
+
 static long op_open_tree(const struct op *o)
 {
     const char *path = text_of(o, 0);
@@ -837,6 +867,7 @@ static long run(const struct op *o)
     case OP_FSPICK: return op_fspick(o);
     case OP_FSCONFIG: return op_fsconfig(o);
     case OP_FSMOUNT: return op_fsmount(o);
+    case OP_MOUNT: return op_mount(o);
     case OP_OPEN_TREE: return op_open_tree(o);
     case OP_MOVE_MOUNT: return op_move_mount(o);
     case OP_MOUNT_SETATTR: return op_mount_setattr(o);

@@ -48,6 +48,7 @@ enum op_number {
     OP_FSPICK = 33,
     OP_FSCONFIG = 34,
     OP_FSMOUNT = 35,
+    OP_MOUNT = 58,
     OP_OPEN_TREE = 36,
     OP_MOVE_MOUNT = 37,
     OP_MOUNT_SETATTR = 38,
@@ -69,7 +70,7 @@ enum op_number {
     OP_CLOSE_RANGE = 53,
     OP_INHERIT = 55,
     OP_EXEC = 54,
-    OP_LAST = 57
+    OP_LAST = 58
 };
 
 #endif

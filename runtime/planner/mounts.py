@@ -4,6 +4,7 @@ No path of the rootfs is resolved twice or outside the root: `mountpoint` opens 
 to that descriptor (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133 were all a path resolved once more).
 
     filesystem   fsopen, fsconfig..., fsmount -> mnt     mountpoint -> at     move-mount mnt -> at
+                 mount -> mnt, where a word is longer than fsconfig(2) takes
     bind         open-tree clone -> tree                 mountpoint -> at     move-mount tree -> at
 """
 
@@ -39,8 +40,9 @@ _PROC_FILES = frozenset(
      "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled")
 )  # fmt: skip
 
-#: fsconfig(2) takes values of less than 256 bytes
-_VALUE_BYTES_MAX = 255
+#: fsconfig(2) takes words and values of less than 256 bytes, mount(2) a page of them all together
+_WORD_BYTES_MAX = 255
+_PAGE_BYTES_MAX = 4095
 
 
 class Mount:
@@ -281,43 +283,82 @@ def copy_link(mount: Mount) -> Iterator[Op]:
 
 def filesystem(mount: Mount, request: Request, plan: Plan, mnt: str) -> Iterator[Op]:
     """Make a filesystem, mounted nowhere yet."""
-    options, about, where = mount.options, mount.about, mount.where
-    yield Op("fsopen", mount.kind, r0="fs", about=about, where=where)
-    if mount.source:
-        yield Op("fsconfig", "source", mount.source, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
-    yield from _superblock(mount, request)
-    attributes = _of_new(options)
+    about, where = mount.about, mount.where
+    attributes = _of_new(mount.options)
     if is_read_only_late(mount):
         attributes &= ~linux.MOUNT_ATTR_RDONLY
-    yield Op("fsmount", r0="fs", r1=mnt, a=attributes, about=about, where=where)
+    label = _label(mount, request)
+    if _is_whole(mount, label):
+        data = ",".join((*(f'{key}="{value}"' for key, value in label), *(word for word, _ in mount.options.data)))
+        flags = sum(linux.SUPERBLOCK[word] for word in _flags(mount))
+        yield Op("mount", mount.kind, mount.source, data, r0=mnt, a=flags, about=about, where=where)
+        if attributes:
+            clear = linux.MOUNT_ATTR__ATIME if attributes & linux.MOUNT_ATTR__ATIME else 0
+            yield Op("mount-setattr", r0=mnt, a=attributes, b=clear, about=about, where=where)
+    else:
+        yield Op("fsopen", mount.kind, r0="fs", about=about, where=where)
+        source = [("source", mount.source)] if mount.source else []
+        for key, value in (*source, *((word, None) for word in _flags(mount)), *label, *_data(mount)):
+            command = linux.FSCONFIG_SET_FLAG if value is None else linux.FSCONFIG_SET_STRING
+            yield Op("fsconfig", key, value or "", r0="fs", a=command, about=about, where=where)
+        yield Op("fsmount", r0="fs", r1=mnt, a=attributes, about=about, where=where)
     yield from idmap.idmap(mount, request, plan, mnt)
 
 
-def _superblock(mount: Mount, request: Request) -> Iterator[Op]:
-    options, about, where = mount.options, mount.about, mount.where
-    for flag, is_set in options.superblock.items():
-        if is_set:
-            yield Op("fsconfig", flag, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
-    if mount.kind not in _SHARED and options.attr_set & linux.MOUNT_ATTR_RDONLY:
+def _is_whole(mount: Mount, label: list[tuple[str, str]]) -> bool:
+    """Whether it takes mount(2), which is given everything at once, because a word is longer than fsconfig(2) takes."""
+    if not _has_long_words(mount):
+        return False
+    source = len(os.fsencode(mount.source))
+    data = sum(len(os.fsencode(word)) + 1 for word, _ in mount.options.data) + sum(
+        len(value) + 20 for _, value in label
+    )
+    if max(source, data) <= _PAGE_BYTES_MAX:
+        return True
+    # many layers are added one by one, with overlayfs of Linux 6.8 and later
+    parts = [mount.source, *(part for pair in _data(mount) for part in pair if part)]
+    if max(len(os.fsencode(part)) for part in parts) <= _WORD_BYTES_MAX:
+        return False
+    what = "/source" if source > _PAGE_BYTES_MAX else "/options"
+    raise ConfigError(mount.where + what, f"more than {_PAGE_BYTES_MAX} bytes, which no mount has room for")
+
+
+def _has_long_words(mount: Mount) -> bool:
+    options = mount.options
+    # hardly ever: a character has four bytes at most
+    if 4 * max(len(mount.source), len(options.text)) <= _WORD_BYTES_MAX:
+        return False
+    words = (mount.source, *(part for word, _ in options.data for part in word.partition("=")))
+    return any(len(os.fsencode(word)) > _WORD_BYTES_MAX for word in words)
+
+
+def _flags(mount: Mount) -> list[str]:
+    """What is asked of the filesystem as a whole, in the words of fsconfig(2)."""
+    found = [flag for flag, is_set in mount.options.superblock.items() if is_set]
+    if mount.kind not in _SHARED and mount.options.attr_set & linux.MOUNT_ATTR_RDONLY:
         # a disk is to be opened read-only, and sysfs must not become writable by a remount, or another mount of it
-        yield Op("fsconfig", "ro", r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
+        found.append("ro")
+    return found
+
+
+def _label(mount: Mount, request: Request) -> list[tuple[str, str]]:
     label = (request.config.get("linux") or {}).get("mountLabel")
-    if label and mount.kind not in ("proc", "sysfs"):
-        if not request.host.has_selinux:
-            raise Unsupported("linux.mountLabel: selinux is disabled or not supported on this host")
-        key = annotation.mount_context(request.config)
-        yield Op("fsconfig", key, label, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
-    for word, _ in options.data:
+    if not label or mount.kind in ("proc", "sysfs"):
+        return []
+    if not request.host.has_selinux:
+        raise Unsupported("linux.mountLabel: selinux is disabled or not supported on this host")
+    return [(annotation.mount_context(request.config), label)]
+
+
+def _data(mount: Mount) -> Iterator[tuple[str, str | None]]:
+    """What only the filesystem can know, as fsconfig(2) is given it: None for a word without a value."""
+    for word, _ in mount.options.data:
         key, equals, value = word.partition("=")
-        if not equals:
-            yield Op("fsconfig", key, r0="fs", a=linux.FSCONFIG_SET_FLAG, about=about, where=where)
-            continue
-        values = [value]
-        if key == "lowerdir" and len(value.encode("utf-8", "surrogateescape")) > _VALUE_BYTES_MAX:
-            # more layers than fit a value are added one by one, with overlayfs of Linux 6.8 and later
-            key, values = "lowerdir+", value.split(":")
+        values: list[str | None] = [value if equals else None]
+        if key == "lowerdir" and len(os.fsencode(value)) > _WORD_BYTES_MAX:
+            key, values = "lowerdir+", [*value.split(":")]
         for part in values:
-            yield Op("fsconfig", key, part, r0="fs", a=linux.FSCONFIG_SET_STRING, about=about, where=where)
+            yield key, part
 
 
 def _remount(mount: Mount) -> Iterator[Op]:
@@ -328,6 +369,8 @@ def _remount(mount: Mount) -> Iterator[Op]:
     resolve = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
     yield Op("open", mount.place, r0="at", r1="rootfs", a=flags, b=resolve, about=about, where=where)
     if not options.is_bind and (options.data or options.superblock):
+        if _has_long_words(mount):
+            raise ConfigError(where + "/options", f"more than {_WORD_BYTES_MAX} bytes, which fsconfig(2) does not take")
         yield Op("fspick", r0="fs", r1="at", about=about, where=where)
         for flag, is_set in options.superblock.items():
             word = flag if is_set else {"sync": "async"}.get(flag, f"no{flag}")

@@ -201,6 +201,63 @@ def test_data_that_the_filesystem_refuses(refused, edit):
     refused(edit, "/t", "invalid argument")
 
 
+@pytest.fixture
+def deep(scratch):
+    """Directories for an overlay whose names are longer than fsconfig(2) takes, two layers with a file each."""
+    top = scratch / ("d" * 200) / ("e" * 100)
+    for name in ("one", "two", "upper", "work"):
+        (top / name).mkdir(parents=True)
+    for name in ("one", "two"):
+        (top / name / name).write_text(f"{name}\n")
+    return top
+
+
+def test_layers_with_long_names(report, mount_of, pyrunc, make, deep):
+    layers = f"lowerdir={deep}/one:{deep}/two"
+    edit = mount(
+        "/t", "o", layers, f"upperdir={deep}/upper", f"workdir={deep}/work", "nosuid", "noatime", type="overlay"
+    )
+    found = mount_of(report(edit), "/t")
+    assert {"nosuid", "noatime"} <= set(found["options"]) and f"upperdir={deep}/upper" in found["super"]
+    made = make(edit, "/bin/sh", "-c", "cat /t/one /t/two; echo new >/t/new")
+    assert pyrunc("run", "-b", made, pyrunc.id()).out == "one\ntwo\n"
+    assert (deep / "upper/new").read_text() == "new\n"
+    # without an upper directory it is read-only, and so is one that is asked to be
+    for words in ([layers], [layers, f"upperdir={deep}/upper", f"workdir={deep}/work", "ro"]):
+        made = make(
+            mount("/t", "o", *words, type="overlay"), "/bin/sh", "-c", "cat /t/one; echo 2>/dev/null >/t/x || echo ro"
+        )
+        assert pyrunc("run", "-b", made, pyrunc.id()).out == "one\nro\n"
+
+
+@pytest.mark.parametrize("is_user", [False, pytest.param(True, marks=pytest.mark.requires("root"))])
+def test_a_source_with_a_long_name(pyrunc, make, mount_of, is_user):
+    def user(config):
+        config["linux"]["namespaces"].append({"type": "user"})
+        config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = MAP
+
+    edits = [mount("/t", "s" * 1000, "size=64k", type="tmpfs"), mount("/t/p", "p" * 300, type="proc")]
+    made = make(both(*edits, *([user] if is_user else [])), "/bin/probe", "report")
+    if is_user:
+        subprocess.run(["chown", "-R", "-h", "100000:100000", str(made.rootfs)], check=True)
+    found = pyrunc("run", "-b", made, pyrunc.id()).json()
+    assert mount_of(found, "/t")["source"] == "s" * 1000 and "size=64k" in mount_of(found, "/t")["super"]
+    assert mount_of(found, "/t/p")["source"] == "p" * 300
+
+
+@pytest.mark.differs("mount(2) gets a page of it, and ignores the rest")
+def test_options_that_nothing_has_room_for(refused, deep):
+    refused(mount("/t", "x", "size=64k", "x" * 5000, type="tmpfs"), "mounts.5.options", "more than 4095 bytes")
+    refused(mount("/t", "x" * 5000, type="tmpfs"), "mounts.5.source", "more than 4095 bytes")
+    again = mount("/t", "x", "remount", "mode=" + "0" * 300, type="tmpfs")
+    refused(both(mount("/t", "x", type="tmpfs"), again), "mounts.6.options", "more than 255 bytes")
+
+
+@pytest.mark.differs("it does not say which")
+def test_a_long_layer_that_is_not_there(refused, deep):
+    refused(mount("/t", "o", f"lowerdir={deep}/one:{deep}/none", type="overlay"), f"there is no {deep}/none")
+
+
 @pytest.mark.differs("it hands the unknown word to mount(2), which ignores it for a bind")
 def test_a_misspelt_option_of_a_bind_is_refused(refused, scratch):
     refused(mount("/t", scratch, "bind", "nosiud"), "nosiud")

@@ -64,6 +64,25 @@ def test_fsmount_fails(interpret: Interpret) -> None:
     assert (done.failed, done.error) == ("fsmount", errno.EINVAL)
 
 
+def test_mount_takes_what_is_too_long_for_fsconfig(interpret: Interpret, scratch: Path) -> None:
+    """All at once and in a namespace that ends with it: where mounts are shared, nobody has seen it before it is at its place."""
+    name = "t" * 400
+    shared = Op("mount-setattr", "/", c=linux.MS_SHARED, flags=FLAG_RECURSIVE)
+    made = Op("mount", "tmpfs", name, "size=8192", r0="t", a=linux.SUPERBLOCK["ro"] | linux.SUPERBLOCK["sync"])
+    assert not [line for line in mounts(interpret(*private(), shared, made, SHOW)).values() if name in line]
+    found = mounts(interpret(*private(), shared, made, on(scratch, "t"), SHOW))[str(scratch)]
+    assert found[-2] == name and "ro,sync,size=8k" in found[-1]
+    # without a source, and without options
+    assert str(scratch) in mounts(interpret(*private(), Op("mount", "tmpfs", r0="t"), on(scratch, "t"), SHOW))
+
+
+def test_mount_fails(interpret: Interpret) -> None:
+    assert interpret(*private(), Op("mount", "nosuchfs", "x", r0="t")).error == errno.ENODEV
+    assert interpret(*private(), Op("mount", "tmpfs", "x", "size=much", r0="t")).error == errno.EINVAL
+    done = interpret(*private(), Op("mount", "overlay", "x", "lowerdir=/none,upperdir=/none,workdir=/none", r0="t"))
+    assert (done.failed, done.error) == ("mount", errno.ENOENT)
+
+
 def test_fsconfig_with_a_descriptor(interpret: Interpret) -> None:
     """Overlay takes its layers by descriptor from 6.13 on; before, the key is unknown with one."""
     layer = Op("open", "/etc", r0="l", a=linux.O_PATH)

@@ -264,6 +264,7 @@ def test_a_hole_in_a_wildcard_is_refused_by_rule() -> None:
     [
         ({"allow": True, "type": "u"}, "devices.0.type"),
         ({"allow": True, "type": "c", "access": "rx"}, "devices.0.access"),
+        ({"allow": True, "access": ""}, "devices.0.access"),
         ({"allow": True, "type": "c", "major": 1 << 32}, "devices.0.major"),
         ({"allow": True, "type": "c", "minor": -2}, "devices.0.minor"),
     ],

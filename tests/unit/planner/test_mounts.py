@@ -76,6 +76,19 @@ def test_read_only_tmpfs_is_written_to_before_it_is_read_only() -> None:
     assert any("/t/sub" in line for line in names[:-1])
 
 
+def test_words_that_fsconfig_does_not_take() -> None:
+    """They go to mount(2) with all the others, as far as a page has room for them; more layers than that one by one."""
+    for word, is_whole in (("l" * 255, False), ("l" * 256, True), ("ü" * 127, False), ("ü" * 128, True)):
+        plan = make_plan(mounts=[mount("/t", "overlay", "o", f"lowerdir={word}", "sync", "ro", "noatime")])
+        whole = [f"mount overlay o -> mnt (lowerdir={word}) ro,sync", "mount-setattr mnt set ro,noatime clear atime"]
+        made = lines(plan, where="/mounts/0")
+        assert (made[:2] == whole) is is_whole and (made[0] == "fsopen overlay -> fs") is not is_whole
+    layers = [f"/layers/{number:0100}" for number in range(50)]
+    plan = make_plan(mounts=[mount("/t", "overlay", "o", f"lowerdir={':'.join(layers)}")])
+    assert [op.s1 for op in found(plan, "fsconfig", where="/mounts/0") if op.s0 == "lowerdir+"] == layers
+    assert not lines(plan, "mount", where="/mounts/0")
+
+
 def test_every_op_of_a_mount_is_named_after_it() -> None:
     plan = make_plan(mounts=[mount("/t", "tmpfs", "tmpfs", "nosuid", "size=1m")])
     assert {op.about for op in found(plan, where="/mounts/0")} == {"mount tmpfs on /t (nosuid,size=1m)"}

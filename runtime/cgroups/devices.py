@@ -88,7 +88,7 @@ def _parsed(rule: dict[str, Any], index: int) -> tuple[str, int, int, int]:
         number = rule.get(name)
         if number is None:
             number = ANY
-        elif not ANY <= number <= 0xFFFFFFFF:
+        elif not ANY <= number < 0xFFFFFFFF:  # which is what the kernel has for all
             raise ConfigError(f"{where}/{name}", f"must be a device number, or -1 for all, not {number}")
         numbers.append(number)
     # "a" with a number or less than full access means either type of device; runc widens such a rule to all devices

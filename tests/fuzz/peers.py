@@ -1,15 +1,16 @@
 """Configurations with one thing changed, given to pyrunc, runc and crun: who takes them and who refuses them.
 
-    peers.py [--cases 300] [--seed 1] [--sample] [--show NUMBER]
+    peers.py [--cases N] [--show NUMBER]
 
-A case is a small configuration with one place removed, or something else put there. What a place is changed into says what kind of change
+A case is a small configuration with one place removed, or something else put there: every place, and each of what is put there. So there
+is a number of them, and that is all of them; --cases takes so many, spread over all. What a place is changed into says what kind of change
 it is: missing, null, type (another type), number, text. A difference must be explained by an entry of peers.toml,
 
     peer        the name of a runtime, or several           kinds     the kinds of changes, all where it is missing
     place       patterns of shell kind for JSON pointers    value     a regular expression for the new value as JSON
     ours        "takes" or "refuses"                        reason    why it is right as it is
 
-and an entry that explains nothing is wrong too, unless only a sample is run. Everything happens behind a fence (fence.py) with real cgroups.
+and an entry that explains nothing is wrong too, unless only some are run. Everything happens behind a fence (fence.py) with real cgroups.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import tempfile
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from random import Random
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +38,6 @@ import fence  # noqa: E402 - found through the path above
 import mkrootfs  # noqa: E402
 import mutation  # noqa: E402
 
-CASES, SEED = 300, 1
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LIMIT_S = 20
 _MISSING = object()
@@ -94,56 +93,43 @@ def base() -> dict[str, Any]:
 class Case:
     """One place of the configuration, and what is there instead."""
 
-    def __init__(self, seed: int, number: int) -> None:
-        rng = Random(f"{seed}/{number}")
-        self.number = number
+    def __init__(self, number: int, place: str, new: Any) -> None:
+        self.number, self.place = number, place
         self.config = base()
-        found = [
-            (pointer, holder, key)
-            for pointer, holder, key in pointers(self.config)
-            if not pointer.startswith(_LEFT_OUT)
-        ]
-        self.place, holder, key = rng.choice(found)
-        old = holder[key]
-        new = self.value(rng, old)
+        holder, key = {pointer: (holder, key) for pointer, holder, key in pointers(self.config)}[place]
+        self.kind = kind_of(holder[key], new)
+        self.shown = "(missing)" if new is _MISSING else json.dumps(new)
         if new is _MISSING:
             del holder[key]
         else:
-            holder[key] = new
-        self.kind = kind_of(old, new)
-        self.shown = "(missing)" if new is _MISSING else json.dumps(new)
+            holder[key] = copy.deepcopy(new)
 
-    def value(self, rng: Random, old: Any) -> Any:
-        kind = rng.randrange(6)
-        if kind == 0:
-            return _MISSING
-        if kind == 1:
-            return None
-        if kind < 4 and type(old) is int:
-            # what a container could be harmed by is for tests of its own: here it is whether it is understood
-            return rng.choice([number for number in mutation.NUMBERS if type(number) is int])
-        if kind < 4 and type(old) is str:
-            return rng.choice(
-                (
-                    "",
-                    " ",
-                    "/",
-                    "..",
-                    "x",
-                    "\n",
-                    old.lower(),
-                    old.upper(),
-                    old + "x",
-                    old[:-1],
-                    "a" * 300,
-                    "\u00fc",
-                    "-1",
-                    "a\0b",
-                )
-            )
-        if kind < 4 and type(old) is list and old:
-            return rng.choice(([], [*old, old[0]], [None], [[]]))
-        return copy.deepcopy(rng.choice(("x", "", 5, -1, 1.5, 1.0, True, False, [], {}, ["x"], {"a": "b"})))
+
+def cases() -> list[tuple[str, Any]]:
+    """All of them: a place, and what is there instead."""
+    found = []
+    for pointer, holder, key in pointers(base()):
+        seen = {json.dumps(holder[key])}
+        for new in () if pointer.startswith(_LEFT_OUT) else changes(holder[key]):
+            shown = "(missing)" if new is _MISSING else json.dumps(new)
+            if shown not in seen:
+                seen.add(shown)
+                found.append((pointer, new))
+    return found
+
+
+def changes(old: Any) -> list[Any]:
+    """What is put in the place of a value."""
+    new: list[Any] = [_MISSING, None]
+    if type(old) is int:
+        # what a container could be harmed by is for tests of its own: here it is whether it is understood
+        new += [number for number in mutation.NUMBERS if type(number) is int]
+    elif type(old) is str:
+        new += ["", " ", "/", "..", "x", "\n", old.lower(), old.upper(), old + "x", old[:-1]]
+        new += ["a" * 300, "\u00fc", "-1", "a\0b"]
+    elif type(old) is list and old:
+        new += [[], [*old, old[0]], [None], [[]]]
+    return [*new, "x", "", 5, -1, 1.5, 1.0, True, False, [], {}, ["x"], {"a": "b"}]
 
 
 def pointers(document: Any, at: str = "") -> list[tuple[str, Any, Any]]:
@@ -232,8 +218,11 @@ def compare(arguments: argparse.Namespace, place: Path) -> int:
     compared = explained = refused = 0
     if os.path.ismount("/sys/fs/cgroup/unified"):
         subprocess.run(["umount", "/sys/fs/cgroup/unified"], check=True)
-    for number in range(arguments.first, arguments.first + arguments.cases):
-        case = Case(arguments.seed, number)
+    known = cases()
+    wanted = arguments.cases or len(known)
+    numbers = [number * len(known) // wanted for number in range(wanted)]
+    for number in numbers:
+        case = Case(number, *known[number])
         found = {peer: verdict(program, place, case, peer) for peer, program in programs.items() if program}
         ours, words = found.pop("pyrunc")
         refused += not ours
@@ -248,27 +237,24 @@ def compare(arguments: argparse.Namespace, place: Path) -> int:
                 continue
             what = f"{peer} {'refuses' if ours else 'takes'} {re.sub('/[0-9]+', '/*', case.place)} ({case.kind})"
             wrong.setdefault(what, []).append(f"{number} {case.shown[:60]}: {words if not ours else said}")
-    for what, cases in sorted(wrong.items()):
-        print(f"{what}: {len(cases)}", *cases[:3], sep="\n    ")
-    idle = [] if arguments.sample else [entry for entry in table.entries if not entry["count"]]
+    for what, found_there in sorted(wrong.items()):
+        print(f"{what}: {len(found_there)}", *found_there[:3], sep="\n    ")
+    idle = [] if arguments.cases else [entry for entry in table.entries if not entry["count"]]
     for entry in idle:
         print(f"explains nothing: {entry['peer']} {entry['place']}: {entry['reason']}")
     print(
-        f"{arguments.cases} cases, {refused} refused, {compared} verdicts compared, {explained} differences explained, {sum(map(len, wrong.values()))} not"
+        f"{len(numbers)} cases, {refused} refused, {compared} verdicts compared, {explained} differences explained, {sum(map(len, wrong.values()))} not"
     )
     return 1 if wrong or idle else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="who takes a changed configuration, and who refuses it")
-    parser.add_argument("--cases", type=int, default=CASES)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--sample", action="store_true")
+    parser.add_argument("--cases", type=int)
     parser.add_argument("--show", type=int)
     arguments = parser.parse_args()
     if arguments.show is not None:
-        case = Case(arguments.seed, arguments.show)
+        case = Case(arguments.show, *cases()[arguments.show])
         print(case.place, case.kind, case.shown)
         return 0
     if fence.INSIDE in os.environ:
@@ -278,6 +264,7 @@ def main() -> int:
         raise SystemExit("the comparison needs root")
     place = Path(tempfile.mkdtemp(prefix="pyrunc-fuzz-peers-", dir="/dev/shm"))
     place.chmod(0o755)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return fence.enter([__file__, *sys.argv[1:]], place, makes_containers=True)
     finally:

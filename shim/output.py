@@ -154,6 +154,8 @@ class Output:
 
     def drain(self) -> None:
         """The process has ended: take what it left in the pipes, then close them."""
+        if self.attach is not None:
+            self.attach.welcome()
         for stream in (STDOUT, STDERR):
             left = _DRAIN_BYTES
             while left > 0 and stream in self.fds:
@@ -206,6 +208,8 @@ class Output:
     def _read(self, stream: int) -> int:
         """Take one piece; how much, 0 when there is nothing, and the stream is closed when there will be nothing."""
         fd = self.fds[stream]
+        if self.attach is not None and not self.attach.clients:
+            self.attach.welcome()
         try:
             if not self.drivers and fd != self.terminal_fd and not (self.attach and self.attach.clients):
                 count = os.splice(fd, self.null_fd, _DRAIN_BYTES, flags=os.SPLICE_F_NONBLOCK)

@@ -168,6 +168,15 @@ class Attach:
         self.listener.listen(10)
         self.loop.watch(self.listener.fileno(), EPOLLIN, self._accept)
 
+    def welcome(self) -> None:
+        """Take in everybody who is connected already, before it is their turn.
+
+        Podman connects, then starts the container: what that writes is theirs, and so is its end. But a turn may begin with something
+        older than both, the end of another child, and find all of it.
+        """
+        while self.listener is not None and self._take():
+            pass
+
     def has_stalled(self) -> bool:
         """Whether a client has not taken all that it was sent."""
         return any(client.packets for client in self.clients.values())
@@ -209,19 +218,24 @@ class Attach:
     # -- clients -------------------------------------------------------------------------------------------------------
 
     def _accept(self, events: int) -> None:
+        self._take()
+
+    def _take(self) -> bool:
+        """Take in one client; whether there was one."""
         assert self.listener is not None
         try:
             fd, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 self.messages.warn(f"accept a client on {self.path}: {os.strerror(error.errno or 0).lower()}")
-            return
+            return False
         sock = socket(AF_UNIX, SOCK_SEQPACKET, 0, fd)
         sock.setblocking(False)
         client = _Client(sock)
         self.clients[fd] = client
         self.loop.watch(fd, EPOLLIN, lambda events: self._ready(client, events))
         self.messages.debug(f"client {fd} attached")
+        return True
 
     def _ready(self, client: _Client, events: int) -> None:
         if events & EPOLLOUT:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 from collections.abc import Callable, Iterator
 from fcntl import F_GETPIPE_SZ, fcntl
+from pathlib import Path
 
 import pytest
 
 from shim import output
+from shim.conmon.attach import Attach
+from shim.conmon.messages import Messages
 from shim.logs import STDERR, STDOUT, Driver
 from shim.loop import Loop
 from shim.output import Output
@@ -92,3 +97,29 @@ def test_the_end_does_not_wait_for_that(stream: Stream) -> None:
 def test_a_few_lines_are_nothing(stream: Stream) -> None:
     stream.write(b"line\n", output._BUSY_READS)
     assert not stream.is_left_alone
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_who_is_connected_gets_it_whosever_turn_it_is(loop: Loop, tmp_path: Path, is_over: bool) -> None:
+    """Podman connects and starts the container. A turn that began with something older closed the socket on it: reset, which Podman takes
+    for an end, and the output was lost without a word.
+    """
+    attach = Attach(loop, Messages(), lambda: None)
+    attach.listen(str(tmp_path), "", "")
+    made = Output(loop, [], attach)
+    fd, out = os.pipe2(os.O_CLOEXEC)
+    made.add_pipe(STDOUT, fd)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(20)
+        client.connect(attach.path)
+        os.write(out, b"out\n")
+        os.close(out)
+        if is_over:
+            made.drain()
+        else:
+            made._ready(STDOUT, select.EPOLLIN)
+        attach.stop_listening()
+        attach.close()
+        assert (client.recv(100), client.recv(100)) == (b"\2out\n", b"")
+    made.close()
+    os.close(made.null_fd)

@@ -518,10 +518,13 @@ static long op_fsmount(const struct op *o)
 }
 
 /* Make the filesystem in a child, and leave its descriptor in the number `place`, which both have. */
-static _Noreturn void mount_apart(const struct op *o, int place)
+static _Noreturn void mount_apart(const struct op *o, int place, long parent)
 {
     const char *source = o->s[1].length ? text_of(o, 1) : 0, *options = o->s[2].length ? text_of(o, 2) : 0;
-    long error = sys(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0);
+    // whoever kills init while a server is waited for has not heard of this process
+    long error = sys(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (error == 0 && sys(getppid) != parent) error = -ESRCH;
+    if (error == 0) error = sys(mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0);
     if (error == 0) error = sys(mount, source, "/", text_of(o, 0), o->a, options);
     // from "/" nobody gets to what covers it, but from its parent, which is "/" again
     long tree = error ? error : sys(open_tree, AT_FDCWD, "/..", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
@@ -533,11 +536,11 @@ static _Noreturn void mount_apart(const struct op *o, int place)
 static long op_mount(const struct op *o)
 {
     int status = 0;
-    long place = sys(openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
+    long parent = sys(getpid), place = sys(openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
     if (place < 0) return place;
     // mount(2) needs a place, and no place here is one: a neighbour may see it where mounts are shared
     long pid = sys(clone, CLONE_NEWNS | CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
-    if (pid == 0) mount_apart(o, (int)place);
+    if (pid == 0) mount_apart(o, (int)place, parent);
     if (pid > 0) {
         while (sys(wait4, pid, &status, 0, 0) == -EINTR) {
         }

@@ -146,6 +146,10 @@ class Hooks(Run):
     source = "hooks"
 
 
+class Mounts(Run):
+    source = "mounts"
+
+
 class Exec(Verb):
     good = (STATUS,)
     keeps = True
@@ -366,6 +370,7 @@ VERBS: dict[str, Callable[[Place], Verb]] = {
     "start": Start,
     "run": Run,
     "hooks": Hooks,
+    "mounts": Mounts,
     "exec": Exec,
     "kill": Kill,
     "delete": Delete,

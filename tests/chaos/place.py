@@ -80,7 +80,7 @@ class Place:
                 },
             }
             config["process"] |= {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}], "oomScoreAdj": 100}
-            edit(config)
+            edit(config, self.dir)
             self.configs[name] = json.dumps(config)
             (self.bundles[name] / "config.json").write_text(self.configs[name])
         self.cgroups = [path for path in (TOP, *TOP.iterdir()) if os.path.exists(path / "cgroup.procs")]
@@ -227,15 +227,35 @@ class Place:
                     pass
 
 
-def _long(config: dict[str, Any]) -> None:
+def _long(config: dict[str, Any], top: Path) -> None:
     pass
 
 
-def _mounted(config: dict[str, Any]) -> None:
+def _mounted(config: dict[str, Any], top: Path) -> None:
     config["root"]["path"] = "rootfs"
 
 
-def _hooks(config: dict[str, Any]) -> None:
+def _mounts(config: dict[str, Any], top: Path) -> None:
+    """The kinds of mounts that take more than one step, or a process of their own."""
+    layers = [top / "bundles" / ("d" * 200) / name for name in ("one", "two")]
+    for layer in layers:
+        layer.mkdir(parents=True)
+    for name in ("layers", "again"):
+        Path(config["root"]["path"], name).mkdir()
+    config["mounts"] += [
+        {
+            "destination": "/layers",
+            "type": "overlay",
+            "source": "o",
+            "options": ["lowerdir=" + ":".join(map(str, layers))],
+        },
+        {"destination": "/etc", "type": "tmpfs", "source": "t" * 300, "options": ["tmpcopyup"]},
+        {"destination": "/again", "type": "bind", "source": str(layers[0].parent), "options": ["rbind", "rro"]},
+        {"destination": "/again/one", "type": "tmpfs", "source": "t"},
+    ]
+
+
+def _hooks(config: dict[str, Any], top: Path) -> None:
     hook = {"path": "/bin/true"}
     config["hooks"] = {kind: [hook] for kind in ("createRuntime", "createContainer", "startContainer", "poststart")}
     config["hooks"]["poststop"] = [hook]
@@ -246,6 +266,7 @@ BUNDLES = (
     ("short", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _long),
     ("long", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _long),
     ("mounted", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _mounted),
+    ("mounts", ("/bin/sh", "-c", f"{FACTS}; ls -R /layers /etc /again; echo END; exit 7"), _mounts),
     ("hooks", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _hooks),
 )
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
+import select
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from interpreter import Done, private, rootfs, sh, tmpfs
+from interpreter import TIMEOUT_S, Done, Interpreter, private, refusal, rootfs, sh, tmpfs
+from seccomp_made import nr
 
 from runtime import linux
 from runtime.ops import FLAG_RECURSIVE
@@ -81,6 +86,45 @@ def test_mount_fails(interpret: Interpret) -> None:
     assert interpret(*private(), Op("mount", "tmpfs", "x", "size=much", r0="t")).error == errno.EINVAL
     done = interpret(*private(), Op("mount", "overlay", "x", "lowerdir=/none,upperdir=/none,workdir=/none", r0="t"))
     assert (done.failed, done.error) == ("mount", errno.ENOENT)
+
+
+def test_a_mount_that_is_waited_for_ends_with_who_waits(images: None) -> None:
+    """As with a server that does not answer: neither is left when what made them is killed, also where no pid namespace ends them."""
+    notify, new_listener = 0x7FC00000, 8
+    rows = bytearray(refusal(nr("mount"), 0))
+    struct.pack_into("<I", rows, 2 * 8 + 4, notify)
+    rules = ctypes.create_string_buffer(bytes(rows), len(rows))
+    ours, theirs = socket.socketpair()
+    libc = ctypes.CDLL(None)
+    maker = os.fork()
+    if maker == 0:
+        try:
+            program = ctypes.create_string_buffer(struct.pack("HP", len(rows) // 8, ctypes.addressof(rules)))
+            listener = libc.syscall(nr("seccomp"), 1, new_listener, program)
+            started = Interpreter(Op("mount", "tmpfs", "x", r0="t"))
+            socket.send_fds(theirs, [struct.pack("i", started.pid)], [listener])
+            os.close(listener)
+            started.serve()
+        finally:
+            os._exit(0)
+    theirs.close()
+    data, (listener,), _, _ = socket.recv_fds(ours, 4, 1)
+    (init,) = struct.unpack("i", data)
+    # struct seccomp_notif, seccomp_unotify(2)
+    request = ctypes.create_string_buffer(80)
+    assert (
+        select.select([listener], [], [], TIMEOUT_S)[0]
+        and libc.ioctl(listener, ctypes.c_ulong(0xC0502100), request) == 0
+    )
+    (child,) = struct.unpack_from("=I", request, 8)
+    assert f"PPid:\t{init}\n" in Path(f"/proc/{child}/status").read_text()
+    watched = os.pidfd_open(child)
+    os.kill(init, 9)
+    assert select.select([watched], [], [], TIMEOUT_S)[0], "the mount is waited for by a process that nobody knows"
+    assert os.waitpid(maker, 0)[1] == 0
+    for fd in (watched, listener):
+        os.close(fd)
+    ours.close()
 
 
 def test_fsconfig_with_a_descriptor(interpret: Interpret) -> None:

@@ -266,7 +266,7 @@ BUNDLES = (
     ("short", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _long),
     ("long", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _long),
     ("mounted", ("/bin/sh", "-c", f"{FACTS}; echo END; exec sleep 100000"), _mounted),
-    ("mounts", ("/bin/sh", "-c", f"{FACTS}; ls -R /layers /etc /again; echo END; exit 7"), _mounts),
+    ("mounts", ("/bin/sh", "-c", f"ls -R /layers /etc /again; {FACTS}; echo END; exit 7"), _mounts),
     ("hooks", ("/bin/sh", "-c", f"{FACTS}; echo END; exit 7"), _hooks),
 )
 

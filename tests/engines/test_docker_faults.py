@@ -103,11 +103,16 @@ def remove_forgotten(docker: Docker) -> bool:
 
 
 def what_is_left(docker: Docker) -> Counter[str]:
-    """After all rounds, numbers and names apart; what only dockerd can have left is removed after it was counted."""
+    """After all rounds, numbers and names apart; what only others can have left is removed after it was counted."""
     things = docker.lab.left(docker.before, ignoring=(*KEPT, *docker.ignored))
     for thing in things:
         if thing.startswith("interface: veth"):  # one end of a pair that a killed dockerd had not given away yet
             docker.lab.run("ip", "link", "delete", thing.split()[-1])
+        elif (
+            "/containerd-shim-runc-v2 " in thing
+        ):  # whose maker was killed before containerd had heard of it; with runc too
+            docker.lab.kill(pid := int(thing.split()[1]), signal.SIGKILL)
+            until(lambda pid=pid: pid not in docker.lab.pids(), "the end of containerd's shim")
     return Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in things)
 
 

@@ -177,10 +177,20 @@ check-systemd: build ## the same on cgroup v2 with systemd, as root and as users
 
 # Of the same seed each time: what fails here has been brought in by a change, and fails again. More beside each other than there are
 # processors, since several of them wait for what they have forked.
-check-fuzz: build ## a minute of each fuzzer
+check-fuzz: build $(BUILD)/atheris/.installed ## a minute of each fuzzer, and a moment of those that can under Atheris
 	@$(call need,$(DEPS_TEST))
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
 	@$(PY) $(HERE)/tests/fuzz/run.py --seconds 60 --seed 1 --jobs 4
+	@! grep -q . $(BUILD)/atheris/.installed || { echo "under Atheris"; $(PY) $(HERE)/tests/fuzz/run.py --engine atheris --inputs 1000 --seed 1 --jobs 4; }
+
+# It is large, and none of what the other targets need.
+ATHERIS := atheris==3.0.0
+$(BUILD)/atheris/.installed: $(VENV)/.installed
+	@mkdir -p $(@D); : >$@
+	@if [ "$$($(PY) -Ic 'import platform, sys; print(platform.machine(), sys.version_info < (3, 14))')" = "x86_64 True" ]; then \
+	    $(PY) -I -m pip --disable-pip-version-check install -q --only-binary :all: --target $(@D) --upgrade $(ATHERIS) || { rm $@; exit 1; }; \
+	    echo $(ATHERIS) >$@; \
+	else echo "there is no Atheris for this machine's architecture and Python: its moment is left out"; fi
 
 # The machine's own engines, then those of a newer Debian (tests/engines/newer.py): all the same tests, or what NEWER selects.
 # Others are built from Go modules when they are asked for (tests/engines/modules.py).
@@ -244,10 +254,11 @@ chaos: build ## one fault at each system call of each command, and what is left;
 SECONDS ?= 60
 UNTIL ?=
 FUZZERS ?=
-fuzz: build ## whatever comes from outside, made up: each fuzzer for SECONDS=60, or until its runs have taken UNTIL=3600; FUZZERS='plan config state'
+ENGINE ?= own
+fuzz: build $(if $(filter atheris,$(ENGINE)),$(BUILD)/atheris/.installed) ## whatever comes from outside, made up: each fuzzer for SECONDS=60, or until its runs have taken UNTIL=3600; FUZZERS='plan config state'; ENGINE=atheris
 	@$(call need,$(DEPS_TEST))
 	@$(PY) $(HERE)/runtime/kernel/build.py --out $(BUILD)/kernel --fuzz
-	@$(PY) $(HERE)/tests/fuzz/run.py --grow $(if $(UNTIL),--until $(UNTIL),--seconds $(SECONDS)) $(if $(FUZZERS),--only $(FUZZERS))
+	@$(PY) $(HERE)/tests/fuzz/run.py --grow --engine $(ENGINE) $(if $(UNTIL),--until $(UNTIL),--seconds $(SECONDS)) $(if $(FUZZERS),--only $(FUZZERS))
 	@[ "$$(id -u)" != 0 ] || { $(call need,$(DEPS_BENCH)); }
 	@[ "$$(id -u)" != 0 ] || [ -n "$(FUZZERS)" ] || $(PY) $(HERE)/tests/fuzz/peers.py
 

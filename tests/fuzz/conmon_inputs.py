@@ -80,7 +80,7 @@ class Control(Target):
         master, slave = os.openpty()
         self.turn()
         try:
-            for what, text in json.loads(data):
+            for what, text in json.loads(data or b"[]"):
                 content = text.encode("latin-1", "replace")
                 try:
                     if what in writers:

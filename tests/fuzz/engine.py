@@ -36,7 +36,7 @@ LIMIT_S = 5.0
 #: memory that no input may make us take, besides what we had
 LIMIT_BYTES = 1 << 30
 #: changed inputs that are larger are not tried: their size alone takes that time
-_LARGEST_BYTES = 1 << 20
+LARGEST_BYTES = 1 << 20
 _MAP_BYTES = 1 << 16
 #: after so many inputs that reached nothing new only one in a few is watched, which makes it several times as slow
 _PATIENCE, _WATCHED = 300, 0.2
@@ -254,7 +254,7 @@ def fuzz(
                 # the latest ones have been changed the least often
                 index = max(rng.randrange(len(kept)), rng.randrange(len(kept)))
                 changed = target.change(rng, kept[index])
-                data, is_seed = changed if len(changed) <= _LARGEST_BYTES else kept[index], False
+                data, is_seed = changed if len(changed) <= LARGEST_BYTES else kept[index], False
             is_watched = traces and (is_seed or fruitless < _PATIENCE or rng.random() < _WATCHED)
             finding = watch(target, data, reached) if is_watched else judge(target, data)
             report.inputs += 1

@@ -1,12 +1,12 @@
 """Run each fuzzer for a while, print what it did, and write down what it found below build/fuzz.
 
-run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N] [--grow] [--until 3600]
+run.py [--seconds 60] [--seed 1] [--only NAME ...] [--inputs N] [--jobs N] [--grow] [--until 3600] [--engine atheris]
 run.py --reproduce FILE     one input of build/fuzz/findings, by its name
 run.py --distil [--only NAME ...]   of all that was reached what is worth to be committed, to build/fuzz/distilled
 
 As many are run beside each other as there are processors, each in a process of its own, unless --jobs says another number. With --grow
 each goes on where its last run was, and keeps for the next one what it reaches; with --until it does so until all its runs have taken
-that many seconds of a processor.
+that many seconds of a processor. With --engine atheris it is those in Python whose inputs are read in one process, under Atheris.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--grow", action="store_true")
     parser.add_argument("--until", type=float, default=0.0)
     parser.add_argument("--distil", action="store_true")
+    parser.add_argument("--engine", choices=("own", "atheris"), default="own")
     parser.add_argument("--no-head", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.grow |= bool(arguments.until)
@@ -77,6 +78,9 @@ def main() -> int:
     if unknown := {*arguments.only}.difference(known):
         parser.error(f"no such fuzzer: {' '.join(sorted(unknown))}; there are {' '.join(known)}")
     names = [name for name in known if not arguments.only or name in arguments.only]
+    if arguments.engine == "atheris":
+        seen = {target.name for target in targets.every() if not target.is_fenced}
+        names = [name for name in names if name in seen]
     if arguments.until:
         names = [name for name in names if Memory(OUT, name).spent()[1] < arguments.until]
     if not arguments.no_head and not arguments.distil:
@@ -111,7 +115,7 @@ def in_a_process(name: str, arguments: argparse.Namespace, running: set[subproce
 def words_of(arguments: argparse.Namespace) -> list[str]:
     """How long and how, for another process."""
     words = ["--seconds", str(arguments.seconds), "--inputs", str(arguments.inputs), "--seed", str(arguments.seed)]
-    words += ["--until", str(arguments.until)]
+    words += ["--until", str(arguments.until), "--engine", arguments.engine]
     flags = {"--no-traces": arguments.no_traces, "--grow": arguments.grow, "--distil": arguments.distil}
     return [*words, *(flag for flag, is_on in flags.items() if is_on)]
 
@@ -119,14 +123,17 @@ def words_of(arguments: argparse.Namespace) -> list[str]:
 def by_itself(name: str, arguments: argparse.Namespace) -> int:
     """Run one of them here, or in its fence; whether it found anything."""
     if name in NATIVE:
-        return native(name, arguments)
+        if arguments.distil:
+            return native_distilled(name)
+        return native(name, arguments, [ROOT / f"build/fuzz-{name}"], [engine.CORPUS / name])
     (target,) = (one for one in targets.every() if one.name == name)
     if target.is_fenced and os.geteuid():
         print(f"{name:<14}{'needs root':>9}")
         return 0
     with place_of(target) as place:
         if not target.is_fenced:
-            return one(target, place / "work", arguments)
+            is_seen = arguments.engine == "atheris" and not arguments.distil
+            return (with_atheris if is_seen else one)(target, place / "work", arguments)
         return int(fence.enter([__file__, "--only", name, *words_of(arguments)], place) != 0)
 
 
@@ -169,50 +176,88 @@ def distilled(target: engine.Target, place: Path) -> int:
     return 0
 
 
-def native(name: str, arguments: argparse.Namespace) -> int:
-    """Run one of libFuzzer's, on what is committed and what was found before."""
-    memory = Memory(OUT, name)
-    if arguments.distil:
-        folder = OUT / "distilled" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        words = [ROOT / f"build/fuzz-{name}", "-set_cover_merge=1", folder, memory.corpus]
-        return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+def native(name: str, arguments: argparse.Namespace, program: Sequence[str | Path], folders: Sequence[Path]) -> int:
+    """Run one of libFuzzer's, or one under Atheris, on what was reached before and what else there is to begin with."""
+    if not arguments.grow:
+        with tempfile.TemporaryDirectory(prefix="pyrunc-fuzz-") as place:
+            return sliced(name, arguments, program, folders, Memory(Path(place), name))
+    return sliced(name, arguments, program, folders, Memory(OUT, name))
+
+
+def sliced(
+    name: str, arguments: argparse.Namespace, program: Sequence[str | Path], folders: Sequence[Path], memory: Memory
+) -> int:
+    """The same, with what it remembers: one run after the other until its time is over, since only its end says what it has done."""
     (OUT / "findings").mkdir(parents=True, exist_ok=True)
-    begin, used, count = time.monotonic(), sum(os.times()[:4]), 0
+    begin, used, count, findings = time.monotonic(), sum(os.times()[:4]), 0, list[str]()
     while True:
         seconds = min(arguments.seconds - (time.monotonic() - begin), _SLICE_S)
         if arguments.until:
             seconds = min(seconds, arguments.until - memory.spent()[1])
-        done = libfuzzer(name, max(1, int(seconds)), arguments, memory)
-        inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
-        count += int(inputs[-1]) if inputs else 0
-        memory.note(count)
+        try:
+            done = libfuzzer(name, max(1, int(seconds)), arguments, memory, program, folders)
+            inputs = re.findall(r"number_of_executed_units: (\d+)", done.stderr)
+            count += int(inputs[-1]) if inputs else 0
+        finally:
+            memory.note(count)
+        findings += re.findall(r"(?m)^finding: (.*)", done.stderr)
         is_over = time.monotonic() - begin > arguments.seconds - 1 or (0 < arguments.until <= memory.spent()[1] + 1)
         if done.returncode or is_over or arguments.inputs < UNLIMITED:
             break
+    if done.returncode:
+        lines_said = done.stderr.splitlines()
+        findings += [line for line in lines_said if "ERROR" in line or "#" in line[:8] or "Test unit" in line]
     reached = re.findall(r" cov: (\d+)", done.stderr)
     rate = count / max(time.monotonic() - begin, 0.001)
-    lines, kept = reached[-1] if reached else 0, len(memory.kept())
-    failed = int(done.returncode != 0)
-    told(name, count, rate, lines, kept, sum(os.times()[:4]) - used, failed, memory if arguments.grow else None)
-    if failed:
-        lines_said = done.stderr.splitlines()
-        named = [line for line in lines_said if "ERROR" in line or "#" in line[:8] or "Test unit" in line]
-        print("    " + "\n    ".join(named))
-    return failed
+    lines, kept, used = reached[-1] if reached else 0, len(memory.kept()), sum(os.times()[:4]) - used
+    told(name, count, rate, lines, kept, used, len(findings), memory if arguments.grow else None)
+    print("".join(f"    {line}\n" for line in findings), end="", flush=True)
+    return int(bool(findings or done.returncode))
+
+
+def native_distilled(name: str) -> int:
+    """What of libFuzzer's corpus is worth to be committed."""
+    folder = OUT / "distilled" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [ROOT / f"build/fuzz-{name}", "-set_cover_merge=1", folder, Memory(OUT, name).corpus]
+    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
 def libfuzzer(
-    name: str, seconds: int, arguments: argparse.Namespace, memory: Memory
+    name: str,
+    seconds: int,
+    arguments: argparse.Namespace,
+    memory: Memory,
+    program: Sequence[str | Path],
+    folders: Sequence[Path],
 ) -> subprocess.CompletedProcess[str]:
-    """Its program, for so long."""
+    """Its program, for so long; it ends with us."""
     limits = [f"-max_total_time={seconds}"]
     limits += [f"-runs={arguments.inputs}"] if arguments.inputs < UNLIMITED else []
     # another one for each slice, and the same ones in each run with that seed
     limits += [f"-seed={(arguments.seed + memory.spent()[0]) % 2**31}"]
     limits += ["-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1", f"-artifact_prefix={OUT}/findings/{name}-"]
-    words = [ROOT / f"build/fuzz-{name}", *limits, memory.corpus, engine.CORPUS / name]
-    return subprocess.run(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace")
+    words = [*program, *limits, memory.corpus, *folders]
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
+    ) as running:
+
+        def ended(number: int, frame: object) -> None:
+            running.kill()
+            sys.exit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, ended)
+        try:
+            said = running.communicate()[1]
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return subprocess.CompletedProcess(words, running.returncode, "", said)
+
+
+def with_atheris(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:
+    """Run one of those in Python under Atheris."""
+    program = [sys.executable, HERE / "with_atheris.py", target.name, place]
+    return native(target.name, arguments, program, [])
 
 
 def one(target: engine.Target, place: Path, arguments: argparse.Namespace) -> int:

@@ -77,6 +77,8 @@ class Campaign:
         span_s: float = 0.3,
     ) -> None:
         self.lab, self.name, self.span_s = lab, name, span_s
+        #: what was killed last: pid -> its command line
+        self.struck: dict[int, str] = {}
         self.start, self.victims, self.remove, self.force, self.restore = start, victims, remove, force, restore
         self.forgotten = forgotten
         self.chance = random.Random(name)
@@ -110,6 +112,7 @@ class Campaign:
         deadline = time.monotonic() + STRIKE_S
         while not client.ended() and time.monotonic() < deadline:
             if pids := list(self.victims(number)):
+                self.struck = {pid: said for pid, said in self.lab.pids().items() if pid in pids}
                 for pid in pids:
                     self.lab.kill(pid, signal.SIGKILL)
                 return True
@@ -125,6 +128,7 @@ class Campaign:
                     self.lost += 1
                 else:
                     self.stuck += 1
+                    print(f"round {number} of {self.name} is stuck, {self.struck} killed, with", self.lab.pids())
                     self.force(number)
                 until(lambda: self.remove(number), f"the clean-up by force after round {number} of {self.name}", 60)
                 break

@@ -9,6 +9,7 @@ import itertools
 import re
 import signal
 from collections import Counter
+from pathlib import Path
 
 import newer
 import pytest
@@ -102,17 +103,30 @@ def remove_forgotten(docker: Docker) -> bool:
     return bool(ids)
 
 
-def what_is_left(docker: Docker) -> Counter[str]:
+def is_nobodys(docker: Docker, place: str) -> bool:
+    """Whether it is the mount of a layer, and dockerd has no record of a container that it would be of."""
+    data = Path(f"{docker.lab.root}{docker.dockerd.dir}/data")
+    ids = data.glob("image/overlay2/layerdb/mounts/*/mount-id")
+    owners = [path.parent.name for path in ids if place.endswith(f"/overlay2/{path.read_text()}/merged")]
+    is_layer = re.fullmatch(r"\S+/overlay2/\w+/merged", place)
+    return bool(is_layer) and not any((data / "containers" / owner / "config.v2.json").exists() for owner in owners)
+
+
+def what_is_left(docker: Docker, victim: str) -> Counter[str]:
     """After all rounds, numbers and names apart; what only others can have left is removed after it was counted."""
     things = docker.lab.left(docker.before, ignoring=(*KEPT, *docker.ignored))
     for thing in things:
-        if thing.startswith("interface: veth"):  # one end of a pair that a killed dockerd had not given away yet
-            docker.lab.run("ip", "link", "delete", thing.split()[-1])
-        elif (
-            "/containerd-shim-runc-v2 " in thing
-        ):  # whose maker was killed before containerd had heard of it; with runc too
-            docker.lab.kill(pid := int(thing.split()[1]), signal.SIGKILL)
+        kind, name = thing.split()[:2]
+        if name.startswith("veth"):
+            # the ends of a pair that a killed dockerd had not given away yet: one goes with the other
+            docker.lab.run("ip", "link", "delete", name, status=None)
+        elif "/containerd-shim-runc-v2 " in thing:
+            # its maker was killed before containerd had heard of it; with runc too
+            docker.lab.kill(pid := int(name), signal.SIGKILL)
             until(lambda pid=pid: pid not in docker.lab.pids(), "the end of containerd's shim")
+        elif victim == "dockerd" and kind == "mount:" and is_nobodys(docker, name):
+            # nobody but dockerd makes and removes these, and it was killed in between
+            docker.lab.run("umount", name)
     return Counter(re.sub(r"\b\w*\d\w*\b", "N", thing) for thing in things)
 
 
@@ -187,6 +201,6 @@ def test_killed_at_random(docker: Docker, way: str, victim: str):
     assert docker.inspect(other, ".State.ExitCode") == "44"
     docker.clean()
     remove_forgotten(docker)
-    left = what_is_left(docker)
+    left = what_is_left(docker, victim)
     campaign.report(engine="docker", way=way, runtime=docker.dockerd.runtime.name, left=left)
     assert is_peer(docker.dockerd.runtime) or not campaign.stuck

@@ -61,6 +61,18 @@ class Reaper:
         else:
             self._expected[pid] = ended
 
+    def left(self, pid_file: str | int) -> tuple[int, int]:
+        """The process that the runtime has left to us and says so in that file, and a pidfd of it.
+
+        OSError, OverflowError or ValueError where there is none: a runtime that has written nothing leaves what was in the file before, and
+        the end of a stranger is told to nobody.
+        """
+        with open(pid_file, "rb") as file:
+            pid = int(file.read())
+        if pid not in self._early and not _is_child(pid):
+            raise ValueError(f"{pid} is no process that the runtime has left")
+        return pid, os.pidfd_open(pid)
+
     def forget(self, pid: int) -> None:
         """Expect it no longer; it is collected all the same."""
         self._expected.pop(pid, None)

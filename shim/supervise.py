@@ -239,10 +239,8 @@ class Run:
                 return
         try:
             told = self.options.pid_file or (self.place.path + "/pid" if self.place else self.told_fd)
-            with open(told, "rb") as file:
-                self.pid = int(file.read())
-            self.pid_fd = os.pidfd_open(self.pid)
-        except (OSError, ValueError) as error:
+            self.pid, self.pid_fd = self.reaper.left(told)
+        except (OSError, OverflowError, ValueError) as error:
             self._fail(f"read the runtime's pid file: {error}")
             return
         self.reaper.expect(self.pid, self._ended)

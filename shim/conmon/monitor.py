@@ -242,9 +242,7 @@ class Monitor:
                 self._fail(b"runtime did not set up the terminal\n")
                 return
         try:
-            with open(self.options.container_pidfile, "rb") as file:
-                self.pid = int(file.read())
-            self.pid_fd = os.pidfd_open(self.pid)
+            self.pid, self.pid_fd = self.reaper.left(self.options.container_pidfile)
         except (OSError, ValueError, OverflowError) as error:
             self._fail(f"read pid file {self.options.container_pidfile}: {error}\n".encode())
             return

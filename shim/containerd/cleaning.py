@@ -70,8 +70,12 @@ def call_once(runtime: str, words: Sequence[str], command: Sequence[str]) -> Ans
 
 
 def _is_mounted(target: str) -> bool:
+    word = os.fsencode(target)
+    # as words of mountinfo are, proc(5)
+    for character in b"\\ \t\n":
+        word = word.replace(b"%c" % character, b"\\%03o" % character)
     with open("/proc/self/mountinfo", "rb") as file:
-        return f" {target} ".encode() in file.read()
+        return b" %b " % word in file.read()
 
 
 def _unmount(target: str) -> None:

@@ -161,6 +161,18 @@ def test_a_runtime_that_dies_without_a_word(ours: Make) -> None:
     assert box.daemon_ended() == 1
 
 
+def test_a_runtime_that_leaves_no_process(ours: Make) -> None:
+    """What is in the file is somebody else's, whose end nobody would tell: the monitor would stay for ever."""
+    box = ours("/bin/true")
+    box.runtime = Path("/bin/true")
+    box.pid_file.write_text(f"{os.getpid()}\n")
+    box.begin(box.argv())
+    box.go()
+    why = f"{os.getpid()} is no process that the runtime has left"
+    assert box.answer() == {"data": -1, "message": f"read pid file {box.pid_file}: {why}\n"}
+    assert box.daemon_ended() == 1
+
+
 def test_a_runtime_that_talks_without_end_holds_nobody_up(ours: Make) -> None:
     """More than a pipe holds, on the container's standard error: all of it is logged."""
     box = ours("/bin/sh", "-c", "echo container >&2")

@@ -45,6 +45,16 @@ def listening(path: Path, kind: int) -> Iterator[socket.socket]:
         yield one
 
 
+@pytest.mark.parametrize("name", ["plain", "a b\\ c\n", "no text \udc80"])
+def test_what_is_mounted_goes_whatever_its_name(scratch: Path, name: str) -> None:
+    (rootfs := scratch / name / "rootfs").mkdir(parents=True)
+    script = """mount -t tmpfs t "$1" && cd "$1/.." && "$2" -namespace front -address /x -publish-binary /y -id "$3" delete >/dev/null || exit
+        mountpoint -q rootfs && exit 9; exit 0"""
+    words = ["unshare", "-m", "sh", "-c", script, "sh", rootfs, str(PROGRAM), f"f{os.getpid()}"]
+    done = subprocess.run(words, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_nothing_is_left(place: Path) -> None:
     calls, answer = delete(place)
     found = decode(messages.DELETED, answer)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,19 @@ def test_an_end_and_its_status(loop: Loop, reaper: Reaper, until: Until, code: s
     until(lambda: ends)
     assert ends[0][0] == status
     assert before <= ends[0][1] <= time.time_ns()
+
+
+def test_what_the_runtime_has_left(reaper: Reaper, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    file.write_text(str(one := child("sleep 100")))
+    pid, fd = reaper.left(str(file))
+    signal.pidfd_send_signal(fd, signal.SIGKILL)
+    os.close(fd)
+    assert pid == one
+    for text in (str(os.getppid()), "1", "0", "-5", "", "x", "9" * 10, "9" * 30, "9" * 5000):
+        file.write_text(text)
+        with pytest.raises((OSError, OverflowError, ValueError)):
+            reaper.left(str(file))
 
 
 def test_many_at_once(loop: Loop, reaper: Reaper, until: Until) -> None:
